@@ -1,0 +1,1 @@
+"""ACTS: the gRPC servers of the network and its client. Every `await` of a payment is here."""

@@ -1,0 +1,65 @@
+"""Natural batching: while one call is in flight, what arrives in the meantime forms the next call.
+
+A quiet node sends batches of one with no delay; a busy one sends few large ones.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# A call of 100 items moves data as fast as the machine can; more only adds latency.
+BATCH_ITEMS_MAX = 100
+
+
+class Spawn(Protocol):
+    """How the host runs work of the node's own."""
+
+    def __call__(self, work: Coroutine[Any, Any, None], /) -> "asyncio.Task[None]":
+        """Start it."""
+
+
+class Batcher(Generic[Item, Result]):
+    """Sends items in batches; each submitter gets its own item's result, or the batch's error."""
+
+    def __init__(
+        self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, spawn: Spawn, calls_max: int = 1
+    ) -> None:
+        """`send` takes the items of one call and returns a result for each; `calls_max` run at once."""
+        self._send = send
+        self._spawn = spawn
+        self._calls_max = calls_max
+        self._calls = 0
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+
+    def submit(self, item: Item) -> "asyncio.Future[Result]":
+        """Send one item with whatever else is waiting; the future raises what its call raised."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._calls < self._calls_max:
+            self._calls += 1
+            self._spawn(self._run())
+        return future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:BATCH_ITEMS_MAX], self._waiting[BATCH_ITEMS_MAX:]
+                await self._call(batch)
+        finally:
+            self._calls -= 1
+
+    async def _call(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
+        try:
+            results = await self._send([item for item, _ in batch])
+            assert len(results) == len(batch), "a result for each item"
+        except Exception as error:  # noqa: BLE001 - every submitter gets it
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():  # its submitter may have been cancelled
+                future.set_result(result)

@@ -1,0 +1,179 @@
+"""The client library: logs in, pays, and repeats itself safely.
+
+Whatever is not known to have failed is asked again with the same key, never with a new one.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+
+from paylab.core.backoff import full_jitter
+from paylab.core.money import Money
+from paylab.errors import OutcomeUnknown, Overloaded, Unauthenticated
+from paylab.nodes import wire
+from paylab.nodes.host import Host
+from paylab.nodes.load_balancer import BANK_KEY
+from paylab.pb import authentication_pb2, authentication_pb2_grpc, bank_pb2, bank_pb2_grpc
+from paylab.pb import payment_gateway_pb2 as pb
+from paylab.pb import payment_gateway_pb2_grpc as pb_grpc
+
+T = TypeVar("T")
+
+RETRY_BASE_S = 0.1
+RETRY_CAP_S = 2.0
+CALL_TIMEOUT_S = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a payment. `state` is COMMITTED, DECLINED, QUEUED, CANCELLED or DEAD_LETTER."""
+
+    payment: str
+    state: str
+    reason: str
+    payer: str
+    payee: str
+    money: Money
+    attempts: int
+    key: str
+
+    def __str__(self) -> str:
+        """Write it in one line."""
+        why = f" ({self.reason})" if self.reason else ""
+        return f"{self.state}{why}: {self.money} from {self.payer} to {self.payee}, payment {self.payment}"
+
+
+class PaymentClient:
+    """One user of the network."""
+
+    def __init__(self, host: Host, *, username: str, password: str) -> None:
+        """Nothing is sent yet."""
+        self.username = username
+        self._host = host
+        self._password = password
+        self._access_token = ""
+        self._refresh_token = ""
+
+    async def login(self) -> None:
+        """Exchange the password for tokens. Raises Unauthenticated, OutcomeUnknown."""
+        self._keep(await _errors(self._auth().Login(self._credentials())))
+
+    async def pay(
+        self, *, payer: str, payee: str, money: Money, key: str = "", deadline_s: float = 30.0
+    ) -> Receipt:
+        """Pay once, however often it must be asked. A key is drawn when none is given.
+
+        Raises OutcomeUnknown when `deadline_s` has passed without an answer: ask again with the same key.
+        """
+        request = pb.PayRequest(
+            idempotency_key=key or self._host.new_id(), payer=payer, payee=payee, money=wire.money_to_pb(money)
+        )
+        return _receipt(await self._until(deadline_s, lambda call: self._gateway().Pay(request, **call)))
+
+    async def payment(self, payment: str, *, deadline_s: float = 10.0) -> Receipt:
+        """Where a payment stands. Raises NotFound."""
+        request = pb.GetPaymentRequest(payment=payment)
+        return _receipt(await self._until(deadline_s, lambda call: self._gateway().GetPayment(request, **call)))
+
+    async def payments(self, *, limit: int = 100, deadline_s: float = 10.0) -> list[Receipt]:
+        """My payments, newest first."""
+        request = pb.ListPaymentsRequest(limit=limit)
+        response = await self._until(deadline_s, lambda call: self._gateway().ListPayments(request, **call))
+        return [_receipt(receipt) for receipt in response.receipts]
+
+    async def watch(self, payment: str) -> AsyncIterator[Receipt]:
+        """Yield a payment's states until it is terminal."""
+        await self._logged_in()
+        call = self._gateway().WatchPayment(pb.GetPaymentRequest(payment=payment), metadata=self._metadata())
+        async for receipt in call:
+            yield _receipt(receipt)
+
+    async def balance(self, account: str, *, deadline_s: float = 10.0) -> Money:
+        """What can be spent from an account of mine. Raises NotFound, PermissionDenied."""
+        bank, _, name = account.partition("/")
+        request = bank_pb2.GetAccountRequest(account=name)
+        stub = bank_pb2_grpc.BankStub(self._host.channel("bank-lb"))
+
+        def ask(call: dict[str, Any]) -> Awaitable[bank_pb2.Account]:
+            call["metadata"] = (*call["metadata"], (BANK_KEY, bank))
+            return stub.GetAccount(request, **call)
+
+        found = await self._until(deadline_s, ask)
+        return Money(found.posted.amount_minor - found.held.amount_minor, found.posted.currency)
+
+    # Trying again -------------------------------------------------------------------------------
+
+    async def _until(self, deadline_s: float, ask: Callable[[dict[str, Any]], Awaitable[T]]) -> T:
+        """Ask until there is a definite answer. Raises it when it is an error, OutcomeUnknown at the deadline."""
+        until_s, failures, refreshed = self._host.now() + deadline_s, 0, False
+        while True:
+            left_s = until_s - self._host.now()
+            try:
+                await self._logged_in()
+                call = {"timeout": max(0.0, min(left_s, CALL_TIMEOUT_S)), "metadata": self._metadata()}
+                return await _errors(ask(call))
+            except Unauthenticated as error:
+                if refreshed or error.reason != "TOKEN_EXPIRED":
+                    raise
+                refreshed = True
+                await self._refresh()
+                continue
+            except Overloaded as error:
+                failure: OutcomeUnknown | Overloaded = error
+                delay_s = error.pushback_s
+            except OutcomeUnknown as error:
+                failure = error
+                delay_s = 0.0
+            failures += 1
+            delay_s += full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng)
+            if delay_s >= until_s - self._host.now():
+                raise failure
+            await self._host.sleep(delay_s)
+
+    async def _logged_in(self) -> None:
+        if not self._access_token:
+            await self.login()
+
+    async def _refresh(self) -> None:
+        try:
+            request = authentication_pb2.RefreshRequest(refresh_token=self._refresh_token)
+            self._keep(await _errors(self._auth().Refresh(request)))
+        except Unauthenticated:
+            await self.login()
+
+    def _keep(self, tokens: authentication_pb2.TokenResponse) -> None:
+        self._access_token, self._refresh_token = tokens.access_token, tokens.refresh_token
+
+    def _credentials(self) -> authentication_pb2.LoginRequest:
+        return authentication_pb2.LoginRequest(username=self.username, password=self._password)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self._access_token}"),)
+
+    def _auth(self) -> authentication_pb2_grpc.AuthenticationStub:
+        return authentication_pb2_grpc.AuthenticationStub(self._host.channel("auth-lb"))
+
+    def _gateway(self) -> pb_grpc.PaymentGatewayStub:
+        return pb_grpc.PaymentGatewayStub(self._host.channel("gateway"))
+
+
+async def _errors(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise wire.status_to_error(error) from None
+
+
+def _receipt(message: pb.Receipt) -> Receipt:
+    return Receipt(
+        payment=message.payment,
+        state=pb.PaymentState.Name(message.state),
+        reason=message.reason,
+        payer=message.payer,
+        payee=message.payee,
+        money=wire.money_from_pb(message.money),
+        attempts=message.attempts,
+        key=message.idempotency_key,
+    )

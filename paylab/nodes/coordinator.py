@@ -1,0 +1,251 @@
+"""The coordinator node: performs what `paylab.core.coordinator` decides, over gRPC and its log.
+
+Events about one payment are handled one after the other, each with all its effects, so nothing is said
+before the log entry that licenses it is durable.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from sqlalchemy import Column, Integer, MetaData, String, Table, delete, insert, select, update
+
+from paylab.core.authorization import Role
+from paylab.core.coordinator import Coordinator, Timing
+from paylab.core.effects import Append, CommitRecord, Effect, Reply, Send, SetTimer
+from paylab.core.messages import Answer, Decide, Inquire, Outcome, Prepare, Txn
+from paylab.nodes import wire
+from paylab.nodes.batching import Batcher
+from paylab.nodes.events import Kind
+from paylab.nodes.host import Host
+from paylab.nodes.load_balancer import BANK_KEY
+from paylab.nodes.node import Node
+from paylab.pb import bank_pb2, bank_pb2_grpc
+from paylab.pb import coordinator_pb2 as pb
+from paylab.pb import coordinator_pb2_grpc as pb_grpc
+
+TABLES = MetaData()
+EPOCHS = Table("epochs", TABLES, Column("epoch", Integer, primary_key=True))
+COMMITS = Table(
+    "commits",
+    TABLES,
+    Column("payment", String, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("banks", String, nullable=False),  # JSON list of those that must acknowledge
+)
+# Answer UNDECIDED this long before the caller would stop listening.
+ANSWER_MARGIN_S = 0.2
+FORGET_EVERY_S = 10.0
+# Calls to one bank at once: while one waits for the bank's disk, the next is on its way.
+CALLS_PER_BANK_MAX = 2
+
+
+class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
+    """Drives the core; its log is the store "coordinator"."""
+
+    role = Role.COORDINATOR
+
+    def __init__(self, host: Host, *, balancer: str = "bank-lb", timing: Timing | None = None) -> None:
+        """Reach the banks through `balancer`."""
+        super().__init__(host)
+        self._balancer = balancer
+        self._timing = timing or Timing()
+        self._store = host.store("coordinator")
+        self._core = Coordinator(epoch=0, timing=self._timing)
+        self._recovered: list[CommitRecord] = []
+        self._waiters: dict[Txn, list[asyncio.Future[Answer]]] = {}
+        # The last event under way of each payment.
+        self._busy: dict[str, asyncio.Future[None]] = {}
+        self._batchers: dict[tuple[str, type], Batcher[Any, None]] = {}
+
+    def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Serve Coordinator."""
+        pb_grpc.add_CoordinatorServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        return ["paylab.v1.Coordinator"]
+
+    async def boot(self) -> None:
+        """Force the next epoch, and read the commits that are not settled."""
+        await self._store.create_tables(TABLES)
+
+        def next_epoch(connection: Any) -> int:
+            latest = connection.execute(select(EPOCHS.c.epoch)).scalar()
+            epoch = (latest or 0) + 1
+            change = insert(EPOCHS) if latest is None else update(EPOCHS)
+            connection.execute(change.values(epoch=epoch))
+            return epoch
+
+        self._core = Coordinator(epoch=await self._store.run(next_epoch), timing=self._timing)
+        query = select(COMMITS).order_by(COMMITS.c.payment)
+        rows = await self._store.run(lambda connection: connection.execute(query).all())
+        self._recovered = [CommitRecord(Txn(r.payment, r.attempt), tuple(json.loads(r.banks))) for r in rows]
+
+    async def run(self) -> None:
+        """Resend what the log says, and forget what is settled from time to time."""
+        for record in self._recovered:
+            await self._handle(record.txn.payment, lambda record=record: self._core.recover([record]))
+        self.host.spawn(self._forget(), daemon=True)
+
+    # Coordinator --------------------------------------------------------------------------------
+
+    async def Commit(self, request: pb.CommitRequest, context: Any) -> pb.CommitResponse:
+        """Carry one attempt out. UNDECIDED when the caller's time ends first; the work goes on."""
+        commit = wire.commit_from_pb(request)
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(commit.txn, [])
+        waiters.append(waiter)
+        begin = self._handle(commit.txn.payment, lambda: self._core.commit(commit, now=self.host.now()))
+        self.host.spawn(begin)
+        try:
+            async with asyncio.timeout(_patience_s(context)):
+                answer = await waiter
+        except TimeoutError:
+            answer = Answer(commit.txn, Outcome.UNDECIDED)
+        finally:
+            waiters.remove(waiter)
+            if not waiters:
+                self._waiters.pop(commit.txn, None)
+        return wire.answer_to_pb(answer, epoch=self._core.epoch)
+
+    async def GetDecision(self, request: pb.GetDecisionRequest, context: Any) -> pb.GetDecisionResponse:
+        """Answer banks in doubt, never with a decision that is not durable yet."""
+        txns = [wire.txn_from_pb(txn) for txn in request.txns]
+        for txn in txns:
+            await self._turn(txn.payment)
+        now = self.host.now()
+        return pb.GetDecisionResponse(
+            outcomes=[wire.outcome_to_pb(self._core.decision(txn, now=now)) for txn in txns]
+        )
+
+    async def Acknowledge(self, request: pb.AcknowledgeRequest, context: Any) -> pb.AcknowledgeResponse:
+        """The gateway has saved these outcomes."""
+        for txn in (wire.txn_from_pb(message) for message in request.txns):
+            self.host.spawn(self._handle(txn.payment, lambda txn=txn: self._core.saved(txn)))
+        return pb.AcknowledgeResponse()
+
+    async def GetEpoch(self, request: pb.GetEpochRequest, context: Any) -> pb.GetEpochResponse:
+        """The present epoch."""
+        return pb.GetEpochResponse(epoch=self._core.epoch)
+
+    # The driver ---------------------------------------------------------------------------------
+
+    async def _handle(self, payment: str, event: Callable[[], list[Effect]]) -> None:
+        """Feed one event to the core and perform its effects, after those of the event before."""
+        await self._turn(payment)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._busy[payment] = done
+        try:
+            for effect in event():
+                await self._perform(effect)
+        finally:
+            if self._busy.get(payment) is done:
+                del self._busy[payment]
+            done.set_result(None)
+
+    async def _turn(self, payment: str) -> None:
+        """Wait until no event about this payment is under way."""
+        while (busy := self._busy.get(payment)) is not None:
+            await asyncio.shield(busy)
+
+    async def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Append(record, forced):
+                await self._append(record, forced=forced)
+            case Send(bank, message):
+                self._batcher(bank, type(message)).submit(message)
+            case Reply(answer):
+                self._reply(answer)
+            case SetTimer(kind, txn, delay_s, tries):
+                self.host.call_later(
+                    delay_s,
+                    lambda: _drop(
+                        self.host.spawn(
+                            self._handle(txn.payment, lambda: self._core.timer(kind, txn, tries)), daemon=True
+                        )
+                    ),
+                )
+
+    async def _append(self, record: Any, *, forced: bool) -> None:
+        if isinstance(record, CommitRecord):
+            row = {
+                "payment": record.txn.payment,
+                "attempt": record.txn.attempt,
+                "banks": json.dumps(record.banks),
+            }
+            await self._store.run(lambda connection: connection.execute(insert(COMMITS), row))
+        else:
+            # Dropping the commit record is the end record. Nobody waits for it: if it is lost, the
+            # banks are told once more.
+            end = delete(COMMITS).where(COMMITS.c.payment == record.txn.payment)
+            self.host.spawn(self._store.run(lambda connection: connection.execute(end)))
+        if forced:
+            self._store.forced(f"COMMIT {record.txn}", record.txn.payment)
+
+    def _reply(self, answer: Answer) -> None:
+        self.host.recorder.record(
+            Kind.STATE,
+            payments=(answer.txn.payment,),
+            detail=f"{answer.txn} is {answer.outcome} {answer.reason}".rstrip(),
+        )
+        if answer.outcome is Outcome.UNDECIDED:
+            return  # whoever asked waits with the others
+        for waiter in self._waiters.get(answer.txn, ()):
+            if not waiter.done():
+                waiter.set_result(answer)
+
+    # Messages to banks --------------------------------------------------------------------------
+
+    def _batcher(self, bank: str, kind: type) -> Batcher[Any, None]:
+        if (bank, kind) not in self._batchers:
+            send = {Prepare: self._send_prepares, Decide: self._send_decides, Inquire: self._send_inquiries}[kind]
+            self._batchers[bank, kind] = Batcher(
+                lambda items: send(bank, items), spawn=self.host.spawn, calls_max=CALLS_PER_BANK_MAX
+            )
+        return self._batchers[bank, kind]
+
+    def _bank(self) -> bank_pb2_grpc.BankStub:
+        return bank_pb2_grpc.BankStub(self.host.channel(self._balancer))
+
+    async def _send_prepares(self, bank: str, items: Sequence[Prepare]) -> list[None]:
+        request = bank_pb2.PrepareRequest(items=[wire.prepare_to_pb(item) for item in items])
+        return await self._votes(bank, items, self._bank().Prepare, request)
+
+    async def _send_inquiries(self, bank: str, items: Sequence[Inquire]) -> list[None]:
+        request = bank_pb2.InquireRequest(txns=[wire.txn_to_pb(item.txn) for item in items])
+        return await self._votes(bank, items, self._bank().Inquire, request)
+
+    async def _votes(self, bank: str, items: Sequence[Any], method: Any, request: Any) -> list[None]:
+        try:
+            response = await method(request, metadata=((BANK_KEY, bank),), timeout=self._timing.vote_deadline_s)
+        except grpc.aio.AioRpcError:
+            return [None] * len(items)  # a failed call is a lost message; timers cope
+        for vote in (wire.vote_from_pb(message) for message in response.votes):
+            self.host.spawn(self._handle(vote.txn.payment, lambda vote=vote: self._core.vote(bank, vote)))
+        return [None] * len(items)
+
+    async def _send_decides(self, bank: str, items: Sequence[Decide]) -> list[None]:
+        request = bank_pb2.DecideRequest(items=[wire.decide_to_pb(item) for item in items])
+        try:
+            response = await self._bank().Decide(
+                request, metadata=((BANK_KEY, bank),), timeout=self._timing.vote_deadline_s
+            )
+        except grpc.aio.AioRpcError:
+            return [None] * len(items)
+        for ack in (wire.ack_from_pb(message) for message in response.acks):
+            self.host.spawn(self._handle(ack.txn.payment, lambda ack=ack: self._core.acknowledge(bank, ack)))
+        return [None] * len(items)
+
+    async def _forget(self) -> None:
+        while True:
+            await self.host.sleep(FORGET_EVERY_S)
+            self._core.forget(now=self.host.now())
+
+
+def _patience_s(context: Any) -> float | None:
+    remaining_s = context.time_remaining()
+    return None if remaining_s is None else max(0.0, remaining_s - ANSWER_MARGIN_S)
+
+
+def _drop(_task: object) -> None:
+    """A timer's work belongs to nobody."""

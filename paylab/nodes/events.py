@@ -1,0 +1,87 @@
+"""What nodes record about themselves: every RPC, forced write and change of state, with a Lamport clock."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+# The inbound call that the running code works for, so that an outbound call can name its parent.
+CURRENT_CALL: ContextVar[str] = ContextVar("paylab_current_call", default="")
+
+
+class Kind(StrEnum):
+    """What happened."""
+
+    SENT = "sent"
+    RECEIVED = "received"
+    ANSWERED = "answered"  # the server has answered
+    RETURNED = "returned"  # the client has the answer
+    FAILED = "failed"  # the client got an error instead
+    REFUSED = "refused"  # the server answered with an error
+    FORCED_WRITE = "forced write"
+    STATE = "state"
+    CRASHED = "crashed"
+    RESTARTED = "restarted"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened at one node."""
+
+    node: str
+    # Position among this node's events.
+    seq: int
+    lamport: int
+    at_s: float
+    kind: Kind
+    # The payments it is about; a batch is about many.
+    payments: tuple[str, ...] = ()
+    # The other node of an RPC, the method, and the ids that tie the events of one call together.
+    peer: str = ""
+    method: str = ""
+    call: str = ""
+    parent: str = ""
+    # What it says: the message of an RPC, which is rendered only when somebody looks, or a text.
+    detail: Any = ""
+
+
+class Recorder:
+    """A node's pen: numbers its events, keeps its Lamport clock and hands events to the sink."""
+
+    def __init__(self, node: str, now: Callable[[], float], sink: Callable[[Event], None]) -> None:
+        """Start at zero."""
+        self.node = node
+        self.lamport = 0
+        self.in_flight = 0
+        self._now = now
+        self._sink = sink
+        self._seq = 0
+        self._calls = 0
+
+    def new_call(self) -> str:
+        """An id for an outbound call, unique among all nodes."""
+        self._calls += 1
+        return f"{self.node}:{self._calls}"
+
+    def observe(self, lamport: int) -> None:
+        """Learn of another node's clock."""
+        self.lamport = max(self.lamport, lamport)
+
+    def record(
+        self,
+        kind: Kind,
+        *,
+        payments: tuple[str, ...] = (),
+        peer: str = "",
+        method: str = "",
+        call: str = "",
+        parent: str = "",
+        detail: Any = "",
+    ) -> None:
+        """Record one event at this node, now."""
+        self._seq += 1
+        self.lamport += 1
+        self._sink(
+            Event(self.node, self._seq, self.lamport, self._now(), kind, payments, peer, method, call, parent, detail)
+        )

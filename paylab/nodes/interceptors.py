@@ -1,0 +1,273 @@
+"""What stands around every call: history and deadlines, errors as statuses, and who may call what."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from paylab.core.authorization import RULES, Identity, Role, check_scope, needs_token, parse_identity
+from paylab.core.tokens import Caller
+from paylab.errors import PaylabError, PermissionDenied, Unauthenticated
+from paylab.nodes import wire
+from paylab.nodes.events import CURRENT_CALL, Kind
+
+if TYPE_CHECKING:  # the host makes its interceptors, so at run time the import goes the other way
+    from paylab.nodes.host import Host
+    from paylab.nodes.token_verifier import TokenVerifier
+
+LAMPORT_KEY = "paylab-lamport"
+CALL_KEY = "paylab-call"
+# Set by a balancer, which vouches for whoever called it.
+CALLER_KEY = "paylab-caller"
+# A call without a deadline would wait for ever for a node that hangs.
+TIMEOUT_DEFAULT_S = 10.0
+
+# When the inbound call that the running code works for must be answered, in loop time.
+DEADLINE: ContextVar[float | None] = ContextVar("paylab_deadline", default=None)
+# Whose certificate stands behind the running call, and whose token if it carried one.
+PEER: ContextVar[Identity | None] = ContextVar("paylab_peer", default=None)
+CALLER: ContextVar[Caller | None] = ContextVar("paylab_caller", default=None)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def server_interceptors(host: "Host", verifier: "TokenVerifier") -> list[grpc.aio.ServerInterceptor]:
+    """In the order in which a call passes them."""
+    return [CallInterceptor(host), AuthorizationInterceptor(verifier)]
+
+
+def client_interceptors(host: "Host", target: str) -> list[grpc.aio.ClientInterceptor]:
+    """For the channel from this host to `target`."""
+    return [UnaryCallRecorder(host, target), StreamCallRecorder(host, target)]
+
+
+def peer_identity(context: Context) -> Identity | None:
+    """Who the peer's certificate names; None when it names nobody that paylab knows."""
+    for name in context.auth_context().get("x509_subject_alternative_name", ()):
+        identity = parse_identity(name.decode())
+        if identity is not None:
+            return identity
+    return None
+
+
+def metadata_of(context: Context) -> dict[str, str]:
+    """The call's metadata; of a repeated key the last value."""
+    return {key: str(value) for key, value in context.invocation_metadata() or ()}
+
+
+class AroundInterceptor(grpc.aio.ServerInterceptor):
+    """Runs `around` about every handler, unary or streaming."""
+
+    def __init__(self) -> None:
+        """Wrapped handlers are kept: a handler is the same object at every call."""
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
+
+    async def around(
+        self, method: str, request: Any, context: Context, answer: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """Do something, await `answer()`, do something, return what it returned."""
+        raise NotImplementedError
+
+    async def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Wrap the handler that would answer this call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, self._wrap(method, handler))
+        return known[1]
+
+    def _wrap(self, method: str, handler: Any) -> Any:
+        codecs = (handler.request_deserializer, handler.response_serializer)
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(self._whole(method, handler.unary_unary), *codecs)
+        if handler.unary_stream:
+            behavior, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
+        else:
+            behavior, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
+        # A streaming handler either yields its responses or writes them and returns.
+        wrap = self._yielding if inspect.isasyncgenfunction(behavior) else self._whole
+        return make(wrap(method, behavior), *codecs)
+
+    def _whole(self, method: str, behavior: Any) -> Any:
+        async def answer(request: Any, context: Context) -> Any:
+            return await self.around(method, request, context, lambda: behavior(request, context))
+
+        return answer
+
+    def _yielding(self, method: str, behavior: Any) -> Any:
+        async def answer(request: Any, context: Context) -> None:
+            async def write_all() -> None:
+                responses: AsyncIterator[Any] = behavior(request, context)
+                async for response in responses:
+                    await context.write(response)
+
+            await self.around(method, request, context, write_all)
+
+        return answer
+
+
+class CallInterceptor(AroundInterceptor):
+    """Records the call, hands its deadline on, and turns a PaylabError into a status with ErrorInfo."""
+
+    def __init__(self, host: "Host") -> None:
+        """Record with the host's recorder."""
+        super().__init__()
+        self._host = host
+
+    async def around(
+        self, method: str, request: Any, context: Context, answer: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """Record what came in and what went out."""
+        recorder, metadata, identity = self._host.recorder, metadata_of(context), peer_identity(context)
+        remaining_s = context.time_remaining()
+        if remaining_s is not None:
+            DEADLINE.set(asyncio.get_running_loop().time() + remaining_s)
+        call = metadata.get(CALL_KEY, "")
+        CURRENT_CALL.set(call)
+        PEER.set(identity)
+        recorder.observe(int(metadata.get(LAMPORT_KEY, "0") or 0))
+        about = {"peer": identity.node if identity else "", "method": method, "call": call}
+        payments = wire.payments_of(request)
+        recorder.record(Kind.RECEIVED, payments=payments, detail=request, **about)
+        recorder.in_flight += 1
+        kind: Kind = Kind.REFUSED
+        detail: Any = "cancelled"
+        try:
+            detail = await answer()
+            kind, payments = Kind.ANSWERED, wire.payments_of(detail) or payments
+            return detail
+        except PaylabError as error:
+            detail = str(error)
+            code, message, trailers = wire.error_to_status(error)
+            await context.abort(code, message, (*trailers, (LAMPORT_KEY, str(recorder.lamport + 1))))
+        except Exception as error:
+            detail = str(error) or type(error).__name__
+            if not isinstance(error, grpc.aio.AbortError):
+                self._host.failures.append(error)
+            raise
+        finally:
+            recorder.in_flight -= 1
+            recorder.record(kind, payments=payments, detail=detail, **about)
+            if kind is Kind.ANSWERED:
+                trailing = context.trailing_metadata() or ()
+                context.set_trailing_metadata((*trailing, (LAMPORT_KEY, str(recorder.lamport))))
+
+
+class AuthorizationInterceptor(AroundInterceptor):
+    """Refuses every call that the table of rules does not allow."""
+
+    def __init__(self, verifier: "TokenVerifier") -> None:
+        """Tokens are verified by `verifier`."""
+        super().__init__()
+        self._verifier = verifier
+
+    async def around(
+        self, method: str, request: Any, context: Context, answer: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """Find out who is calling, then ask the table. Raises Unauthenticated or PermissionDenied."""
+        identity, metadata, rule = PEER.get(), metadata_of(context), RULES.get(method)
+        if identity is not None and identity.role is Role.BALANCER and CALLER_KEY in metadata:
+            identity = parse_identity(metadata[CALLER_KEY])
+            PEER.set(identity)
+        if needs_token(rule, identity):
+            assert rule is not None
+            scheme, _, token = metadata.get("authorization", "").partition(" ")
+            caller = await self._verifier.verify(token) if scheme == "Bearer" and token else None
+            check_scope(rule, caller)
+            CALLER.set(caller)
+        return await answer()
+
+
+def current_caller() -> Caller:
+    """The token's caller. Raises Unauthenticated when the call carried no token."""
+    caller = CALLER.get()
+    if caller is None:
+        raise Unauthenticated("TOKEN_INVALID", "a token is needed")
+    return caller
+
+
+def current_peer() -> Identity:
+    """The holder of the certificate behind the running call, a balancer's caller seen through it."""
+    identity = PEER.get()
+    if identity is None:
+        raise PermissionDenied("ROLE", "the certificate names nobody that paylab knows")
+    return identity
+
+
+class _Recorder:
+    """What both kinds of outbound calls share."""
+
+    def __init__(self, host: "Host", target: str) -> None:
+        self._host = host
+        self._target = target
+
+    def _departure(
+        self, details: grpc.aio.ClientCallDetails, request: Any
+    ) -> tuple[grpc.aio.ClientCallDetails, dict[str, str]]:
+        """Stamp the call with its id, the Lamport clock and the time that is left; record it."""
+        recorder = self._host.recorder
+        method = details.method.decode() if isinstance(details.method, bytes) else details.method
+        about = {
+            "peer": self._target,
+            "method": method,
+            "call": recorder.new_call(),
+            "parent": CURRENT_CALL.get(),
+        }
+        recorder.record(Kind.SENT, payments=wire.payments_of(request), detail=request, **about)
+        timeout_s = TIMEOUT_DEFAULT_S if details.timeout is None else details.timeout
+        deadline = DEADLINE.get()
+        if deadline is not None:
+            timeout_s = max(0.0, min(timeout_s, deadline - asyncio.get_running_loop().time()))
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        metadata.add(LAMPORT_KEY, str(recorder.lamport))
+        metadata.add(CALL_KEY, about["call"])
+        return details._replace(timeout=timeout_s, metadata=metadata), about
+
+
+class UnaryCallRecorder(_Recorder, grpc.aio.UnaryUnaryClientInterceptor):
+    """Records an outbound call and what came of it."""
+
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        """Send it; the caller gets the call itself, with its metadata and status."""
+        details, about = self._departure(client_call_details, request)
+        call = await continuation(details, request)
+        recorder, payments = self._host.recorder, wire.payments_of(request)
+        try:
+            response = await call
+        except grpc.aio.AioRpcError as error:
+            self._observe(error.trailing_metadata())
+            text = f"{error.code().name}: {error.details()}"
+            recorder.record(Kind.FAILED, payments=payments, detail=text, **about)
+            raise
+        except asyncio.CancelledError:
+            recorder.record(Kind.FAILED, payments=payments, detail="CANCELLED", **about)
+            raise
+        self._observe(await call.trailing_metadata())
+        recorder.record(
+            Kind.RETURNED, payments=wire.payments_of(response) or payments, detail=response, **about
+        )
+        return call
+
+    def _observe(self, metadata: Any) -> None:
+        for key, value in metadata or ():
+            if key == LAMPORT_KEY:
+                self._host.recorder.observe(int(value))
+
+
+class StreamCallRecorder(_Recorder, grpc.aio.UnaryStreamClientInterceptor):
+    """Records that a stream was opened."""
+
+    async def intercept_unary_stream(
+        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        """Open it."""
+        details, _ = self._departure(client_call_details, request)
+        return await continuation(details, request)

@@ -1,0 +1,72 @@
+"""What every server node has in common: its life, health and reflection."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from paylab.core.authorization import Role
+from paylab.nodes.host import Host
+from paylab.pb import load_balancer_pb2, load_balancer_pb2_grpc
+
+LEASE_S = 3.0
+
+
+class Node:
+    """A gRPC server on a host. A subclass says what it serves, and what it does at boot."""
+
+    role: ClassVar[Role]
+
+    def __init__(self, host: Host) -> None:
+        """Touch nothing yet; the world is touched in `start`."""
+        self.host = host
+        self.health = health.aio.HealthServicer()
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.host.identity.node
+
+    def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Add the node's servicers; return the full names of their services."""
+        raise NotImplementedError
+
+    async def boot(self) -> None:
+        """Recover from disk, before anybody can call."""
+
+    async def run(self) -> None:
+        """Begin the node's own work, once it can be called."""
+
+    async def start(self) -> None:
+        """Recover, then serve."""
+        await self.boot()
+        server = self.host.server()
+        services = [*self.add_to(server), health.SERVICE_NAME, reflection.SERVICE_NAME]
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        reflection.enable_server_reflection(services, server)
+        for service in services:
+            await self.health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await server.start()
+        await self.run()
+
+
+async def keep_registered(host: Host, *, balancer: str, group: str, lease_s: float = LEASE_S) -> None:
+    """Keep a server known to its balancer: register, then report load at a third of the lease."""
+    server, registered = host.identity.node, False
+    while True:
+        stub = load_balancer_pb2_grpc.LoadBalancerStub(host.channel(balancer))
+        try:
+            if registered:
+                report = load_balancer_pb2.ReportLoadRequest(server=server, in_flight=host.recorder.in_flight)
+                registered = (await stub.ReportLoad(report, timeout=lease_s / 3)).known
+            if not registered:
+                await stub.Register(
+                    load_balancer_pb2.RegisterServerRequest(server=server, group=group, lease_s=lease_s),
+                    timeout=lease_s / 3,
+                )
+                registered = True
+        except grpc.aio.AioRpcError:
+            registered = False  # the balancer is away; it has forgotten us when it comes back
+        await host.sleep(lease_s / 3)

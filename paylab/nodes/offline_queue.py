@@ -1,0 +1,226 @@
+"""The offline queue: keeps payments whose bank was out of reach and asks the gateway to try again.
+
+It never moves money itself: it calls the gateway's Redrive, and the gateway decides.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    and_,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from paylab.core.authorization import Role
+from paylab.core.backoff import full_jitter
+from paylab.nodes.host import Host
+from paylab.nodes.node import Node
+from paylab.pb import offline_queue_pb2 as pb
+from paylab.pb import offline_queue_pb2_grpc as pb_grpc
+from paylab.pb import payment_gateway_pb2 as gateway_pb
+from paylab.pb import payment_gateway_pb2_grpc as gateway_pb_grpc
+
+TABLES = MetaData()
+ENTRIES = Table(
+    "entries",
+    TABLES,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("payment", String, nullable=False, unique=True),
+    Column("payer", String, nullable=False, index=True),
+    Column("tries", Integer, nullable=False),
+    Column("due_at_s", Float, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("dead", Boolean, nullable=False),
+    sqlite_autoincrement=True,
+)
+LIST_DEFAULT = 1_000
+LIST_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySchedule:
+    """Full jitter between tries, and when to stop."""
+
+    base_s: float = 0.5
+    cap_s: float = 30.0
+    # With a cap of 30 s this is about five hours of trying.
+    tries_max: int = 1_200
+    # Payments tried at the same time, each of another payer.
+    at_once_max: int = 16
+    idle_s: float = 0.25
+
+
+class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
+    """Durable; payments of one payer keep their order: only the oldest of each payer is tried."""
+
+    role = Role.QUEUE
+
+    def __init__(self, host: Host, *, schedule: RetrySchedule | None = None) -> None:
+        """Keep the queue in the store "queue"."""
+        super().__init__(host)
+        self._schedule = schedule or RetrySchedule()
+        self._store = host.store("queue")
+        self._trying: dict[str, None] = {}
+        self._woken = asyncio.Event()
+
+    def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Serve OfflineQueue."""
+        pb_grpc.add_OfflineQueueServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        return ["paylab.v1.OfflineQueue"]
+
+    async def boot(self) -> None:
+        """Create the table."""
+        await self._store.create_tables(TABLES)
+
+    async def run(self) -> None:
+        """Start trying."""
+        self.host.spawn(self._work(), daemon=True)
+
+    # OfflineQueue -------------------------------------------------------------------------------
+
+    async def Enqueue(self, request: pb.EnqueueRequest, context: Any) -> pb.EnqueueResponse:
+        """Take payments in, and answer once they are durable. One that is here already stays as it is."""
+        now = self.host.now()
+        rows = [
+            {"payment": item.payment, "payer": item.payer, "tries": 0, "reason": "", "dead": False}
+            | {"due_at_s": now + self._delay_s(1)}
+            for item in request.items
+        ]
+
+        def take_in(connection: Connection) -> None:
+            names = [row["payment"] for row in rows]
+            known = select(ENTRIES.c.payment).where(ENTRIES.c.payment.in_(names))
+            present = {row.payment for row in connection.execute(known)}
+            fresh = {row["payment"]: row for row in rows if row["payment"] not in present}
+            if fresh:
+                connection.execute(insert(ENTRIES), list(fresh.values()))
+
+        await self._store.run(take_in)
+        self._store.forced("queued", *(item.payment for item in request.items))
+        self._woken.set()
+        return pb.EnqueueResponse()
+
+    async def List(self, request: pb.ListQueuedRequest, context: Any) -> pb.ListQueuedResponse:
+        """What is waiting."""
+        payments = await self._entries(dead=False, limit=request.limit)
+        count = select(func.count()).select_from(ENTRIES).where(ENTRIES.c.dead.is_(False))
+        waiting = await self._store.run(lambda connection: connection.execute(count).scalar_one())
+        return pb.ListQueuedResponse(payments=payments, waiting=waiting)
+
+    async def ListDeadLetters(
+        self, request: pb.ListDeadLettersRequest, context: Any
+    ) -> pb.ListDeadLettersResponse:
+        """What was given up."""
+        return pb.ListDeadLettersResponse(payments=await self._entries(dead=True, limit=request.limit))
+
+    async def RetryNow(self, request: pb.RetryNowRequest, context: Any) -> pb.RetryNowResponse:
+        """Make waiting payments due at once."""
+        which = ENTRIES.c.dead.is_(False)
+        if request.payments:
+            which &= ENTRIES.c.payment.in_(list(request.payments))
+        due = update(ENTRIES).where(which).values(due_at_s=self.host.now())
+        count = await self._store.run(lambda connection: connection.execute(due).rowcount)
+        self._woken.set()
+        return pb.RetryNowResponse(due=count)
+
+    async def _entries(self, *, dead: bool, limit: int) -> list[pb.QueuedPayment]:
+        query = (
+            select(ENTRIES)
+            .where(ENTRIES.c.dead.is_(dead))
+            .order_by(ENTRIES.c.seq)
+            .limit(min(limit or LIST_DEFAULT, LIST_MAX))
+        )
+        rows = await self._store.run(lambda connection: connection.execute(query).all())
+        return [
+            pb.QueuedPayment(payment=r.payment, payer=r.payer, tries=r.tries, due_at_s=r.due_at_s, reason=r.reason)
+            for r in rows
+        ]
+
+    # Trying again -------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Try every payment that is due and the oldest of its payer."""
+        oldest = (
+            select(func.min(ENTRIES.c.seq).label("seq"))
+            .where(ENTRIES.c.dead.is_(False))
+            .group_by(ENTRIES.c.payer)
+            .subquery()
+        )
+        while True:
+            now, free = self.host.now(), self._schedule.at_once_max - len(self._trying)
+            query = (
+                select(ENTRIES)
+                .join(oldest, ENTRIES.c.seq == oldest.c.seq)
+                .where(and_(ENTRIES.c.due_at_s <= now, ENTRIES.c.payment.not_in(list(self._trying))))
+                .order_by(ENTRIES.c.due_at_s, ENTRIES.c.seq)
+                .limit(free)
+            )
+            rows = await self._store.run(lambda connection, query=query: connection.execute(query).all()) if free else []
+            for row in rows:
+                self._trying[row.payment] = None
+                self.host.spawn(self._try(row))
+            self._woken.clear()
+            if not rows:
+                await self._idle()
+
+    async def _idle(self) -> None:
+        try:
+            async with asyncio.timeout(self._schedule.idle_s):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    async def _try(self, entry: Any) -> None:
+        """Ask for one more attempt, then drop the entry, put it off or give it up."""
+        mine = ENTRIES.c.payment == entry.payment
+        try:
+            settled, reason = await self._redrive(entry.payment)
+            tries = entry.tries + 1
+            change: Any = delete(ENTRIES).where(mine)
+            if not settled:
+                dead = tries >= self._schedule.tries_max and await self._give_up(entry.payment, reason)
+                due_at_s = self.host.now() + self._delay_s(tries + 1)
+                change = update(ENTRIES).where(mine).values(tries=tries, due_at_s=due_at_s, reason=reason, dead=dead)
+            await self._store.run(lambda connection: connection.execute(change))
+        finally:
+            self._trying.pop(entry.payment, None)
+            self._woken.set()
+
+    async def _redrive(self, payment: str) -> tuple[bool, str]:
+        """Whether the payment is settled, and why not. A call that failed settles nothing."""
+        try:
+            receipt = await self._gateway().Redrive(gateway_pb.RedriveRequest(payment=payment))
+        except grpc.aio.AioRpcError as error:
+            return False, error.code().name
+        return receipt.state not in (gateway_pb.QUEUED, gateway_pb.PREPARING), receipt.reason
+
+    async def _give_up(self, payment: str, reason: str) -> bool:
+        """Whether the gateway has made it a dead letter."""
+        try:
+            await self._gateway().GiveUp(gateway_pb.GiveUpRequest(payment=payment, reason=reason))
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+    def _gateway(self) -> gateway_pb_grpc.PaymentGatewayStub:
+        return gateway_pb_grpc.PaymentGatewayStub(self.host.channel("gateway"))
+
+    def _delay_s(self, attempt: int) -> float:
+        return full_jitter(
+            attempt, base_s=self._schedule.base_s, cap_s=self._schedule.cap_s, rng=self.host.rng
+        )

@@ -1,0 +1,87 @@
+"""The transactional outbox: a row written in the same transaction as the change it tells of, sent later.
+
+A row goes only after its receiver has acknowledged it, so it is sent at least once and in order; receivers
+remove duplicates.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc
+from sqlalchemy import Column, Connection, Index, Integer, LargeBinary, MetaData, String, Table, delete, insert, select
+
+from paylab.core.backoff import full_jitter
+from paylab.nodes.host import Host
+from paylab.nodes.store import Store
+
+BATCH_MAX = 100
+RETRY_BASE_S = 0.1
+RETRY_CAP_S = 2.0
+
+
+def outbox_table(metadata: MetaData) -> Table:
+    """The outbox of one store."""
+    return Table(
+        "outbox",
+        metadata,
+        Column("seq", Integer, primary_key=True, autoincrement=True),
+        Column("topic", String, nullable=False),
+        Column("payload", LargeBinary, nullable=False),
+        Index("outbox_by_topic", "topic", "seq"),
+        sqlite_autoincrement=True,
+    )
+
+
+def put(connection: Connection, table: Table, rows: Sequence[tuple[str, bytes]]) -> None:
+    """Add (topic, payload) rows inside the caller's transaction."""
+    if rows:
+        connection.execute(insert(table), [{"topic": topic, "payload": payload} for topic, payload in rows])
+
+
+class OutboxPump:
+    """Sends the rows of one topic, in order."""
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        store: Store,
+        table: Table,
+        topic: str,
+        send: Callable[[list[bytes]], Awaitable[object]],
+    ) -> None:
+        """`send` returns once the receiver has made the payloads its own; it may raise AioRpcError."""
+        self._host = host
+        self._store = store
+        self._send = send
+        self._filled = asyncio.Event()
+        self._filled.set()  # rows may be left from before a crash
+        mine = table.c.topic == topic
+        self._oldest = select(table.c.seq, table.c.payload).where(mine).order_by(table.c.seq).limit(BATCH_MAX)
+        self._up_to = lambda seq: delete(table).where(mine & (table.c.seq <= seq))
+
+    def wake(self) -> None:
+        """Say that there may be rows."""
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Pump for ever."""
+        failures = 0
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            rows = await self._store.run(lambda connection: connection.execute(self._oldest).all())
+            if not rows:
+                continue
+            self._filled.set()
+            try:
+                await self._send([row.payload for row in rows])
+            except grpc.aio.AioRpcError:
+                failures += 1
+                await self._host.sleep(
+                    full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng)
+                )
+                continue
+            failures = 0
+            sent = self._up_to(rows[-1].seq)
+            await self._store.run(lambda connection, sent=sent: connection.execute(sent))

@@ -1,0 +1,368 @@
+"""The payment gateway: claims keys, owns payments, drives their attempts and keeps their outcomes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import grpc
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    insert,
+    select,
+    update,
+)
+
+from paylab.core import idempotency
+from paylab.core import payment as rules
+from paylab.core.authorization import Role
+from paylab.core.backoff import full_jitter
+from paylab.core.messages import Commit
+from paylab.core.money import Money
+from paylab.core.payment import Payment, State
+from paylab.core.tokens import check_account
+from paylab.errors import NotFound, OutcomeUnknown
+from paylab.nodes import wire
+from paylab.nodes.events import Kind
+from paylab.nodes.host import Host
+from paylab.nodes.interceptors import current_caller
+from paylab.nodes.node import Node
+from paylab.nodes.outbox import OutboxPump, outbox_table, put
+from paylab.pb import coordinator_pb2, coordinator_pb2_grpc, money_pb2
+from paylab.pb import offline_queue_pb2 as queue_pb
+from paylab.pb import offline_queue_pb2_grpc as queue_pb_grpc
+from paylab.pb import payment_gateway_pb2 as pb
+from paylab.pb import payment_gateway_pb2_grpc as pb_grpc
+from paylab.pb import transaction_logger_pb2 as log_pb
+from paylab.pb import transaction_logger_pb2_grpc as log_pb_grpc
+
+TABLES = MetaData()
+PAYMENTS = Table(
+    "payments",
+    TABLES,
+    Column("payment", String, primary_key=True),
+    Column("caller", String, nullable=False),
+    Column("key", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("payer", String, nullable=False),
+    Column("payee", String, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("in_a_row", Integer, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("expires_at_s", Float, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("accepted_at_s", Float, nullable=False),
+    UniqueConstraint("caller", "key"),
+    Index("payments_by_state", "state"),
+)
+OUTBOX = outbox_table(TABLES)
+LOG, QUEUE, SAVED = "log", "queue", "saved"
+
+# An attempt that the coordinator has not begun by then is closed unbegun.
+ATTEMPT_LIFETIME_S = 15.0
+COMMIT_TIMEOUT_S = 5.0
+RETRY_BASE_S = 0.1
+RETRY_CAP_S = 2.0
+RESUME_EVERY_S = 5.0
+# Answer OUTCOME_UNKNOWN this long before the caller would stop listening.
+ANSWER_MARGIN_S = 0.1
+LIST_DEFAULT = 100
+LIST_MAX = 1000
+
+
+class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
+    """Owns payment ids. Only it opens attempts, by compare-and-set on the payment's row."""
+
+    role = Role.GATEWAY
+
+    def __init__(self, host: Host) -> None:
+        """Keep payments in the store "gateway"."""
+        super().__init__(host)
+        self._store = host.store("gateway")
+        self._epoch = 0
+        self._drivers: dict[str, asyncio.Task[Payment]] = {}
+        self._changed = asyncio.Condition()
+        self._pumps = {
+            topic: OutboxPump(host, store=self._store, table=OUTBOX, topic=topic, send=send)
+            for topic, send in ((LOG, self._send_log), (QUEUE, self._send_queue), (SAVED, self._send_saved))
+        }
+
+    def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Serve PaymentGateway."""
+        pb_grpc.add_PaymentGatewayServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        return ["paylab.v1.PaymentGateway"]
+
+    async def boot(self) -> None:
+        """Create the tables."""
+        await self._store.create_tables(TABLES)
+
+    async def run(self) -> None:
+        """Drive whatever was left open, now and from time to time, and pump the outbox."""
+        self.host.spawn(self._resume(), daemon=True)
+        for pump in self._pumps.values():
+            self.host.spawn(pump.run(), daemon=True)
+
+    # PaymentGateway -----------------------------------------------------------------------------
+
+    async def Pay(self, request: pb.PayRequest, context: Any) -> pb.Receipt:
+        """Claim the key, then carry the payment out. Raises InvalidRequest, KeyReused, PermissionDenied.
+
+        Raises OutcomeUnknown when the caller's time ends first; the work goes on.
+        """
+        caller, money = current_caller(), wire.money_from_pb(request.money)
+        parties = {"payer": request.payer, "payee": request.payee, "money": money}
+        idempotency.check_request(key=request.idempotency_key, **parties)
+        check_account(caller, request.payer)
+        wanted = Payment(
+            payment=self.host.new_id(),
+            caller=caller.subject,
+            key=request.idempotency_key,
+            fingerprint=idempotency.fingerprint(**parties),
+            accepted_at_s=self.host.now(),
+            **parties,
+        )
+        wanted = rules.open_attempt(wanted, expires_at_s=self._expiry(), epoch=await self._known_epoch())
+        payment = await self._store.run(lambda connection: _claim(connection, wanted))
+        if payment is wanted:
+            self._record(payment)
+        else:
+            payment = idempotency.same_request(payment, wanted.fingerprint)
+        return wire.receipt_to_pb(await self._settled(payment, context))
+
+    async def GetPayment(self, request: pb.GetPaymentRequest, context: Any) -> pb.Receipt:
+        """Where one of the caller's payments stands. Raises NotFound."""
+        return wire.receipt_to_pb(await self._own_payment(request.payment))
+
+    async def ListPayments(self, request: pb.ListPaymentsRequest, context: Any) -> pb.ListPaymentsResponse:
+        """The caller's payments, newest first."""
+        query = (
+            select(PAYMENTS)
+            .where(PAYMENTS.c.caller == current_caller().subject)
+            .order_by(PAYMENTS.c.accepted_at_s.desc(), PAYMENTS.c.payment)
+            .limit(min(request.limit or LIST_DEFAULT, LIST_MAX))
+        )
+        rows = await self._store.run(lambda connection: connection.execute(query).all())
+        return pb.ListPaymentsResponse(receipts=[wire.receipt_to_pb(_payment(row)) for row in rows])
+
+    async def WatchPayment(self, request: pb.GetPaymentRequest, context: Any) -> AsyncIterator[pb.Receipt]:
+        """Yield the present state, then every later one, until it is terminal. Raises NotFound."""
+        payment = await self._own_payment(request.payment)
+        yield wire.receipt_to_pb(payment)
+        while payment.state not in rules.TERMINAL:
+            async with self._changed:
+                latest = await self._read(payment.payment)
+                if latest == payment:
+                    await self._changed.wait()
+                    continue
+            assert latest is not None
+            payment = latest
+            yield wire.receipt_to_pb(payment)
+
+    async def Redrive(self, request: pb.RedriveRequest, context: Any) -> pb.Receipt:
+        """Open the next attempt of a queued payment and carry it out. Raises NotFound."""
+        payment = await self._existing(request.payment)
+        if payment.state is State.QUEUED:
+            following = rules.open_attempt(payment, expires_at_s=self._expiry(), epoch=await self._known_epoch())
+            payment = await self._replace(payment, following)
+        return wire.receipt_to_pb(await self._settled(payment, context))
+
+    async def GiveUp(self, request: pb.GiveUpRequest, context: Any) -> pb.Receipt:
+        """Make a queued payment a dead letter. Raises NotFound, WrongState."""
+        payment = await self._existing(request.payment)
+        if payment.state is not State.DEAD_LETTER:
+            payment = await self._replace(payment, rules.give_up(payment, request.reason))
+        return wire.receipt_to_pb(payment)
+
+    # Driving a payment --------------------------------------------------------------------------
+
+    async def _settled(self, payment: Payment, context: Any) -> Payment:
+        """The payment once no attempt of it is open. Raises OutcomeUnknown when the caller's time ends first."""
+        if payment.state is not State.PREPARING:
+            return payment
+        driver = self._drive_in_background(payment)
+        remaining_s = context.time_remaining()
+        patience_s = None if remaining_s is None else max(0.0, remaining_s - ANSWER_MARGIN_S)
+        try:
+            async with asyncio.timeout(patience_s):
+                return await asyncio.shield(driver)
+        except TimeoutError:
+            raise OutcomeUnknown("OUTCOME_UNKNOWN", "still under way: ask again with the same key") from None
+
+    def _drive_in_background(self, payment: Payment) -> asyncio.Task[Payment]:
+        """One driver a payment: a caller who repeats himself joins it."""
+        driver = self._drivers.get(payment.payment)
+        if driver is None:
+            driver = self._drivers[payment.payment] = self.host.spawn(self._drive(payment))
+            driver.add_done_callback(lambda _: self._drivers.pop(payment.payment, None))
+        return driver
+
+    async def _drive(self, payment: Payment) -> Payment:
+        """Ask the coordinator about the open attempt until it gives a definite answer."""
+        failures = 0
+        while payment.state is State.PREPARING:
+            request = wire.commit_to_pb(Commit(payment.txn, payment.legs, payment.expires_at_s, payment.epoch))
+            try:
+                response = await self._coordinator().Commit(request, timeout=COMMIT_TIMEOUT_S)
+            except grpc.aio.AioRpcError:
+                # It may have been begun: only this attempt may be asked about again.
+                failures += 1
+                await self.host.sleep(
+                    full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self.host.rng)
+                )
+                continue
+            self._epoch = max(self._epoch, response.epoch)
+            following = rules.conclude(
+                payment,
+                wire.answer_from_pb(payment.txn, response),
+                expires_at_s=self._expiry(),
+                epoch=self._epoch,
+            )
+            if following != payment:
+                payment = await self._replace(payment, following)
+        return payment
+
+    async def _replace(self, payment: Payment, following: Payment) -> Payment:
+        """Compare-and-set the payment's row, with its outbox rows; returns what stands there afterwards."""
+        rows = self._outbox_rows(following)
+
+        def compare_and_set(connection: Connection) -> bool:
+            same = (
+                (PAYMENTS.c.payment == payment.payment)
+                & (PAYMENTS.c.state == payment.state.value)
+                & (PAYMENTS.c.attempt == payment.attempt)
+            )
+            changed = connection.execute(update(PAYMENTS).where(same).values(_row(following))).rowcount == 1
+            if changed:
+                put(connection, OUTBOX, rows)
+            return changed
+
+        if not await self._store.run(compare_and_set):
+            return await self._existing(payment.payment)
+        self._record(following)
+        for topic, _ in rows:
+            self._pumps[topic].wake()
+        async with self._changed:
+            self._changed.notify_all()
+        return following
+
+    async def _resume(self) -> None:
+        """Drive every payment whose attempt is open and that nobody drives: after a restart, all of them."""
+        query = select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment)
+        while True:
+            for row in await self._store.run(lambda connection: connection.execute(query).all()):
+                self._drive_in_background(_payment(row))
+            await self.host.sleep(RESUME_EVERY_S)
+
+    # Steps --------------------------------------------------------------------------------------
+
+    def _expiry(self) -> float:
+        return self.host.now() + ATTEMPT_LIFETIME_S
+
+    async def _known_epoch(self) -> int:
+        """The coordinator's epoch as far as we know; 0 makes it answer WRONG_EPOCH and tell."""
+        if not self._epoch:
+            try:
+                response = await self._coordinator().GetEpoch(coordinator_pb2.GetEpochRequest(), timeout=1.0)
+                self._epoch = response.epoch
+            except grpc.aio.AioRpcError:
+                return 0
+        return self._epoch
+
+    def _coordinator(self) -> coordinator_pb2_grpc.CoordinatorStub:
+        return coordinator_pb2_grpc.CoordinatorStub(self.host.channel("coordinator"))
+
+    async def _read(self, payment: str) -> Payment | None:
+        query = select(PAYMENTS).where(PAYMENTS.c.payment == payment)
+        row = await self._store.run(lambda connection: connection.execute(query).first())
+        return _payment(row) if row else None
+
+    async def _existing(self, payment: str) -> Payment:
+        found = await self._read(payment)
+        if found is None:
+            raise NotFound("NOT_FOUND", f"there is no payment {payment!r}")
+        return found
+
+    async def _own_payment(self, payment: str) -> Payment:
+        found = await self._read(payment)
+        if found is None or found.caller != current_caller().subject:
+            raise NotFound("NOT_FOUND", f"you have no payment {payment!r}")
+        return found
+
+    def _record(self, payment: Payment) -> None:
+        self._store.forced(f"{payment.state} {payment.txn}", payment.payment)
+        self.host.recorder.record(
+            Kind.STATE,
+            payments=(payment.payment,),
+            detail=f"{payment.txn} is {payment.state} {payment.reason}".rstrip(),
+        )
+
+    # Outbox -------------------------------------------------------------------------------------
+
+    def _outbox_rows(self, payment: Payment) -> list[tuple[str, bytes]]:
+        """What others must learn about a payment's new state."""
+        if payment.state is State.PREPARING:
+            return []
+        event = log_pb.LogEvent(
+            event_id=f"{payment.txn}/{payment.state}",
+            payment=payment.payment,
+            attempt=payment.attempt,
+            state=payment.state.value,
+            reason=payment.reason,
+            payer=payment.payer,
+            payee=payment.payee,
+            money=wire.money_to_pb(payment.money),
+            at_s=self.host.now(),
+        )
+        rows: list[tuple[str, bytes]] = [(LOG, event.SerializeToString(deterministic=True))]
+        if payment.state is State.QUEUED:
+            item = queue_pb.EnqueueItem(payment=payment.payment, payer=payment.payer, attempts=payment.attempt)
+            rows.append((QUEUE, item.SerializeToString(deterministic=True)))
+        if payment.state is State.COMMITTED:
+            rows.append((SAVED, wire.txn_to_pb(payment.txn).SerializeToString(deterministic=True)))
+        return rows
+
+    async def _send_log(self, payloads: list[bytes]) -> None:
+        stub = log_pb_grpc.TransactionLoggerStub(self.host.channel("logger"))
+        await stub.Append(log_pb.AppendRequest(events=[log_pb.LogEvent.FromString(p) for p in payloads]))
+
+    async def _send_queue(self, payloads: list[bytes]) -> None:
+        stub = queue_pb_grpc.OfflineQueueStub(self.host.channel("queue"))
+        await stub.Enqueue(queue_pb.EnqueueRequest(items=[queue_pb.EnqueueItem.FromString(p) for p in payloads]))
+
+    async def _send_saved(self, payloads: list[bytes]) -> None:
+        txns = [money_pb2.Txn.FromString(payload) for payload in payloads]
+        await self._coordinator().Acknowledge(coordinator_pb2.AcknowledgeRequest(txns=txns))
+
+
+def _claim(connection: Connection, wanted: Payment) -> Payment:
+    """Enter the payment under its key, or return the one that is there."""
+    same_key = (PAYMENTS.c.caller == wanted.caller) & (PAYMENTS.c.key == wanted.key)
+    row = connection.execute(select(PAYMENTS).where(same_key)).first()
+    if row is not None:
+        return _payment(row)
+    connection.execute(insert(PAYMENTS).values(_row(wanted)))
+    return wanted
+
+
+def _row(payment: Payment) -> dict[str, Any]:
+    row = asdict(payment)
+    money = row.pop("money")
+    return {**row, **money, "state": payment.state.value}
+
+
+def _payment(row: Any) -> Payment:
+    fields = dict(row._mapping)
+    money = Money(fields.pop("amount_minor"), fields.pop("currency"))
+    return Payment(**{**fields, "state": State(fields["state"])}, money=money)

@@ -1,0 +1,163 @@
+"""A node's disk: SQLAlchemy Core on SQLite, one writer a database, whole batches in one commit.
+
+While a commit is under way, the transactions that arrive form the next one (group commit). A
+transaction is a function of the connection; it must not touch anything else, because a batch in which
+one fails is rolled back and run again one by one.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from sqlalchemy.pool import StaticPool
+
+from paylab.nodes.events import Kind, Recorder
+
+T = TypeVar("T")
+Transaction = Callable[[Connection], Any]
+
+# A longer batch would keep those who wait for it waiting without saving much more.
+BATCH_MAX = 256
+BUSY_TIMEOUT_MS = 10_000
+
+
+class RunBlocking(Protocol):
+    """How the host runs something that blocks."""
+
+    def __call__(self, function: Callable[[], T]) -> Awaitable[T]:
+        """Run `function` and return what it returns."""
+
+
+class StoreFenced(Exception):
+    """The node that owns this handle is dead: nothing of it reaches the disk any more."""
+
+
+def sqlite_engine(path: Path | None) -> Engine:
+    """An engine on a file, or in memory for None: WAL, synchronous FULL, one connection."""
+    engine = create_engine(
+        f"sqlite:///{path}" if path else "sqlite://",
+        poolclass=StaticPool,
+        connect_args={"check_same_thread": False, "isolation_level": None},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+class Database:
+    """One database and its one writer."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Nothing is opened before the first transaction."""
+        self.engine = engine
+        self._waiting: list[tuple[Store, Transaction, asyncio.Future[Any]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    def enqueue(self, store: "Store", transaction: Transaction) -> asyncio.Future[Any]:
+        """Put a transaction into the next batch."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((store, transaction, future))
+        if self._writer is None:
+            self._writer = loop.create_task(self._write(store.run_blocking))
+        return future
+
+    async def idle(self) -> None:
+        """Return once nothing is being written."""
+        while self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    async def _write(self, run_blocking: RunBlocking) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+            batch = [item for item in batch if not item[0].fenced]
+            transactions = [transaction for _, transaction, _ in batch]
+            results = await run_blocking(lambda: self._commit(transactions))  # noqa: B023 - awaited at once
+            for (store, _, future), (value, error) in zip(batch, results, strict=True):
+                if future.done() or store.fenced:
+                    future.cancel()
+                elif error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(value)
+        self._writer = None
+
+    def _commit(self, transactions: list[Transaction]) -> list[tuple[Any, BaseException | None]]:
+        try:
+            with self.engine.begin() as connection:
+                return [(transaction(connection), None) for transaction in transactions]
+        except Exception as error:  # noqa: BLE001 - whatever it is, its owner gets it
+            if len(transactions) == 1:
+                return [(None, error)]
+        return [result for transaction in transactions for result in self._commit([transaction])]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.engine.dispose()
+
+
+class Store:
+    """One node's handle on a database."""
+
+    def __init__(self, database: Database, *, run_blocking: RunBlocking, recorder: Recorder) -> None:
+        """Handles of several nodes may share a database."""
+        self.run_blocking = run_blocking
+        self.fenced = False
+        self._database = database
+        self._recorder = recorder
+
+    async def create_tables(self, tables: MetaData) -> None:
+        """Create what is missing; called before the node serves."""
+        await self.run(tables.create_all)
+
+    async def run(self, transaction: Callable[[Connection], T]) -> T:
+        """Run a transaction and return its result once that is durable. Raises what it raises."""
+        if self.fenced:
+            raise StoreFenced
+        result: T = await self._database.enqueue(self, transaction)
+        return result
+
+    def forced(self, what: str, *payments: str) -> None:
+        """Record a write that somebody waited for because the protocol demands it."""
+        self._recorder.record(Kind.FORCED_WRITE, payments=payments, detail=what)
+
+    def fence(self) -> None:
+        """From now on this handle writes nothing and hears nothing."""
+        self.fenced = True
+
+    async def drain(self) -> None:
+        """Return once no batch that began before the fence is under way."""
+        await self._database.idle()
+
+
+class Databases:
+    """The databases of a process, by name, in one folder or in memory."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """A file is made when its database is first opened."""
+        self._folder = folder
+        self._open: dict[str, Database] = {}
+
+    def open(self, name: str) -> Database:
+        """The database of that name; every caller in the process shares it."""
+        if name not in self._open:
+            path = self._folder / f"{name}.sqlite" if self._folder else None
+            self._open[name] = Database(sqlite_engine(path))
+        return self._open[name]
+
+    def close(self) -> None:
+        """Close them all."""
+        for database in self._open.values():
+            database.close()
+        self._open.clear()
