@@ -160,7 +160,9 @@ class Coordinator:
         """A bank in doubt asks. Nothing known means aborted, and an unknown attempt is closed for good."""
         known = self.attempts.get(txn.payment)
         if known is None or (known.phase is Phase.ABORTED and known.txn.attempt < txn.attempt):
-            self._remember(Attempt(txn, Phase.ABORTED, now + self.timing.attempt_lifetime_max_s, reason="UNKNOWN"))
+            self._remember(
+                Attempt(txn, Phase.ABORTED, now + self.timing.attempt_lifetime_max_s, reason="UNKNOWN")
+            )
             return Outcome.ABORTED
         return OUTCOME[known.phase] if known.txn == txn else Outcome.ABORTED
 
@@ -184,7 +186,12 @@ class Coordinator:
 
     def _first_seen(self, request: Commit, *, now: float) -> list[Effect]:
         attempt = Attempt(
-            request.txn, Phase.VOTING, request.expires_at_s, request.legs, banks := banks_of(request.legs), banks
+            request.txn,
+            Phase.VOTING,
+            request.expires_at_s,
+            request.legs,
+            banks := banks_of(request.legs),
+            banks,
         )
         refusal = ""
         if request.epoch != self.epoch:

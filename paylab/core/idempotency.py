@@ -24,10 +24,17 @@ def fingerprint(*, payer: str, payee: str, money: Money) -> str:
 def check_request(*, key: str, payer: str, payee: str, money: Money) -> None:
     """Refuse what can never become a payment. Raises InvalidRequest; nothing is saved then."""
     if not key or len(key) > KEY_LENGTH_MAX:
-        raise InvalidRequest("KEY_MISSING", f"an idempotency key of 1 to {KEY_LENGTH_MAX} characters is needed")
+        raise InvalidRequest(
+            "KEY_MISSING", f"an idempotency key of 1 to {KEY_LENGTH_MAX} characters is needed"
+        )
     for role, account in (("payer", payer), ("payee", payee)):
         bank, slash, name = account.partition("/")
-        if not (bank and slash and name) or "/" in name or "@" in account or len(account) > ACCOUNT_LENGTH_MAX:
+        if (
+            not (bank and slash and name)
+            or "/" in name
+            or "@" in account
+            or len(account) > ACCOUNT_LENGTH_MAX
+        ):
             raise InvalidRequest("BAD_ACCOUNT", f"{role} {account!r} is not an account such as bank/name")
     if payer == payee:
         raise InvalidRequest("BAD_ACCOUNT", f"payer and payee are both {payer!r}")

@@ -56,7 +56,9 @@ REFUSALS = {
 }
 
 
-def prepare(row: Transaction | None, accounts: Mapping[str, Account], request: Prepare) -> tuple[Vote, Change]:
+def prepare(
+    row: Transaction | None, accounts: Mapping[str, Account], request: Prepare
+) -> tuple[Vote, Change]:
     """Vote. A repeated Prepare gets the same vote; a tombstone refuses a late one."""
     if row is not None:
         yes = row.state is not State.ABORTED
@@ -64,7 +66,9 @@ def prepare(row: Transaction | None, accounts: Mapping[str, Account], request: P
     reason = vote_reason(accounts, request.legs)
     if reason:
         # In one phase nobody else decides, so a no that was forgotten could become a yes.
-        return Vote(request.txn, yes=False, reason=reason), _tombstone(request.txn, reason, forced=request.one_phase)
+        return Vote(request.txn, yes=False, reason=reason), _tombstone(
+            request.txn, reason, forced=request.one_phase
+        )
     if request.one_phase:
         change = _posted(accounts, request.txn, request.legs, held=False)
     else:

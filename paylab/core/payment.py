@@ -127,5 +127,7 @@ def cancel(payment: Payment) -> Payment:
 
 def _move(payment: Payment, state: State, reason: str = "") -> Payment:
     if state not in TRANSITIONS[payment.state]:
-        raise WrongState("WRONG_STATE", f"payment {payment.payment} is {payment.state}, so it cannot become {state}")
+        raise WrongState(
+            "WRONG_STATE", f"payment {payment.payment} is {payment.state}, so it cannot become {state}"
+        )
     return replace(payment, state=state, reason=reason)

@@ -159,7 +159,9 @@ class AuthServer(Node, pb_grpc.AuthenticationServicer):
         for row in await self._keys():
             public = Ed25519PrivateKey.from_private_bytes(row.private_bytes).public_key().public_bytes_raw()
             x = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
-            keys.append({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": ALGORITHM, "kid": row.kid, "x": x})
+            keys.append(
+                {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": ALGORITHM, "kid": row.kid, "x": x}
+            )
         return pb.GetJwksResponse(jwks_json=json.dumps({"keys": keys}))
 
     # Steps --------------------------------------------------------------------------------------

@@ -157,7 +157,9 @@ class BankServer(Node, pb_grpc.BankServicer):
                 if change.forced:
                     self._store.forced(f"{row.state} {row.txn}", row.txn.payment)
                 self.host.recorder.record(
-                    Kind.STATE, payments=(row.txn.payment,), detail=f"{row.txn} is {row.state} {row.reason}".rstrip()
+                    Kind.STATE,
+                    payments=(row.txn.payment,),
+                    detail=f"{row.txn} is {row.state} {row.reason}".rstrip(),
                 )
         return answers
 
@@ -196,7 +198,9 @@ class BankServer(Node, pb_grpc.BankServicer):
     async def OpenAccounts(self, request: pb.OpenAccountsRequest, context: Any) -> pb.OpenAccountsResponse:
         """Open what is not open yet, each with its opening balance posted against the funding account."""
         now = self.host.now()
-        legs = [Leg(self.bank, new.account, wire.money_from_pb(new.opening_balance)) for new in request.accounts]
+        legs = [
+            Leg(self.bank, new.account, wire.money_from_pb(new.opening_balance)) for new in request.accounts
+        ]
         owners = {new.account: new.owner for new in request.accounts}
 
         def open_missing(connection: Connection) -> int:
@@ -292,13 +296,20 @@ class _Books(Generic[Item, Answer]):
         if fresh:
             self._connection.execute(insert(TRANSACTIONS), fresh)
         if changed:
-            self._connection.execute(_UPDATE_TRANSACTION, [{f"_{k}": v for k, v in row.items()} for row in changed])
+            self._connection.execute(
+                _UPDATE_TRANSACTION, [{f"_{k}": v for k, v in row.items()} for row in changed]
+            )
         accounts = dict.fromkeys(account.account for change in changes for account in change.accounts)
         if accounts:
             balances = [_account_row(self.accounts[name]) for name in accounts]
-            self._connection.execute(_UPDATE_ACCOUNT, [{f"_{k}": v for k, v in row.items()} for row in balances])
+            self._connection.execute(
+                _UPDATE_ACCOUNT, [{f"_{k}": v for k, v in row.items()} for row in balances]
+            )
         lines = [
-            (str(change.transaction.txn), line) for change in changes if change.transaction for line in change.lines
+            (str(change.transaction.txn), line)
+            for change in changes
+            if change.transaction
+            for line in change.lines
         ]
         _post(self._connection, lines, now=now)
 
@@ -330,7 +341,9 @@ def _account_row(account: Account) -> dict[str, Any]:
 
 
 def _transaction(row: Any) -> Transaction:
-    legs = tuple(Leg("", account, Money(amount, currency)) for account, amount, currency in json.loads(row.legs))
+    legs = tuple(
+        Leg("", account, Money(amount, currency)) for account, amount, currency in json.loads(row.legs)
+    )
     return Transaction(wire.txn_from_text(row.txn), State(row.state), legs, row.reason)
 
 

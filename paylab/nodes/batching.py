@@ -25,7 +25,11 @@ class Batcher(Generic[Item, Result]):
     """Sends items in batches; each submitter gets its own item's result, or the batch's error."""
 
     def __init__(
-        self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, spawn: Spawn, calls_max: int = 1
+        self,
+        send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        spawn: Spawn,
+        calls_max: int = 1,
     ) -> None:
         """`send` takes the items of one call and returns a result for each; `calls_max` run at once."""
         self._send = send

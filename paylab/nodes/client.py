@@ -68,14 +68,19 @@ class PaymentClient:
         Raises OutcomeUnknown when `deadline_s` has passed without an answer: ask again with the same key.
         """
         request = pb.PayRequest(
-            idempotency_key=key or self._host.new_id(), payer=payer, payee=payee, money=wire.money_to_pb(money)
+            idempotency_key=key or self._host.new_id(),
+            payer=payer,
+            payee=payee,
+            money=wire.money_to_pb(money),
         )
         return _receipt(await self._until(deadline_s, lambda call: self._gateway().Pay(request, **call)))
 
     async def payment(self, payment: str, *, deadline_s: float = 10.0) -> Receipt:
         """Where a payment stands. Raises NotFound."""
         request = pb.GetPaymentRequest(payment=payment)
-        return _receipt(await self._until(deadline_s, lambda call: self._gateway().GetPayment(request, **call)))
+        return _receipt(
+            await self._until(deadline_s, lambda call: self._gateway().GetPayment(request, **call))
+        )
 
     async def payments(self, *, limit: int = 100, deadline_s: float = 10.0) -> list[Receipt]:
         """My payments, newest first."""

@@ -198,7 +198,9 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     def _batcher(self, bank: str, kind: type) -> Batcher[Any, None]:
         if (bank, kind) not in self._batchers:
-            send = {Prepare: self._send_prepares, Decide: self._send_decides, Inquire: self._send_inquiries}[kind]
+            send = {Prepare: self._send_prepares, Decide: self._send_decides, Inquire: self._send_inquiries}[
+                kind
+            ]
             self._batchers[bank, kind] = Batcher(
                 lambda items: send(bank, items), spawn=self.host.spawn, calls_max=CALLS_PER_BANK_MAX
             )
@@ -217,7 +219,9 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     async def _votes(self, bank: str, items: Sequence[Any], method: Any, request: Any) -> list[None]:
         try:
-            response = await method(request, metadata=((BANK_KEY, bank),), timeout=self._timing.vote_deadline_s)
+            response = await method(
+                request, metadata=((BANK_KEY, bank),), timeout=self._timing.vote_deadline_s
+            )
         except grpc.aio.AioRpcError:
             return [None] * len(items)  # a failed call is a lost message; timers cope
         for vote in (wire.vote_from_pb(message) for message in response.votes):

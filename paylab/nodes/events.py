@@ -64,6 +64,10 @@ class Recorder:
         self._calls += 1
         return f"{self.node}:{self._calls}"
 
+    def continue_from(self, before: "Recorder") -> None:
+        """Number on from where the node was before its restart."""
+        self.lamport, self._seq, self._calls = before.lamport, before._seq, before._calls
+
     def observe(self, lamport: int) -> None:
         """Learn of another node's clock."""
         self.lamport = max(self.lamport, lamport)
@@ -83,5 +87,17 @@ class Recorder:
         self._seq += 1
         self.lamport += 1
         self._sink(
-            Event(self.node, self._seq, self.lamport, self._now(), kind, payments, peer, method, call, parent, detail)
+            Event(
+                self.node,
+                self._seq,
+                self.lamport,
+                self._now(),
+                kind,
+                payments,
+                peer,
+                method,
+                call,
+                parent,
+                detail,
+            )
         )

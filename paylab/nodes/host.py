@@ -168,7 +168,9 @@ class GrpcHost:
 
     def server(self) -> grpc.aio.Server:
         """Bind an ephemeral port of the loopback interface, demanding a client certificate."""
-        server = grpc.aio.server(interceptors=server_interceptors(self, self.verifier), options=SERVER_OPTIONS)
+        server = grpc.aio.server(
+            interceptors=server_interceptors(self, self.verifier), options=SERVER_OPTIONS
+        )
         credentials = grpc.ssl_server_credentials(
             [(self._credentials.key_pem, self._credentials.certificate_pem)],
             root_certificates=self._credentials.ca_pem,
@@ -190,7 +192,9 @@ class GrpcHost:
             self._credentials.ca_pem, self._credentials.key_pem, self._credentials.certificate_pem
         )
         options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", target))
-        channel = grpc.aio.secure_channel(address, credentials, options, interceptors=client_interceptors(self, target))
+        channel = grpc.aio.secure_channel(
+            address, credentials, options, interceptors=client_interceptors(self, target)
+        )
         self._channels[target] = (address, channel)
         if known is not None:
             self.spawn(known[1].close(grace=1.0), daemon=True)

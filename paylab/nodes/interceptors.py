@@ -71,7 +71,9 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
         """Do something, await `answer()`, do something, return what it returned."""
         raise NotImplementedError
 
-    async def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+    async def intercept_service(
+        self, continuation: Any, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
         """Wrap the handler that would answer this call."""
         handler = await continuation(handler_call_details)
         if handler is None:

@@ -31,7 +31,9 @@ class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
 
     role = Role.BALANCER
 
-    def __init__(self, host: Host, *, serves: Role, group: str | None = None, policy: str = "round_robin") -> None:
+    def __init__(
+        self, host: Host, *, serves: Role, group: str | None = None, policy: str = "round_robin"
+    ) -> None:
         """`policy` is one of `paylab.core.balancing.POLICIES`."""
         super().__init__(host)
         self._serves = serves

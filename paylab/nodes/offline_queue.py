@@ -147,7 +147,9 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         )
         rows = await self._store.run(lambda connection: connection.execute(query).all())
         return [
-            pb.QueuedPayment(payment=r.payment, payer=r.payer, tries=r.tries, due_at_s=r.due_at_s, reason=r.reason)
+            pb.QueuedPayment(
+                payment=r.payment, payer=r.payer, tries=r.tries, due_at_s=r.due_at_s, reason=r.reason
+            )
             for r in rows
         ]
 
@@ -170,7 +172,11 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
                 .order_by(ENTRIES.c.due_at_s, ENTRIES.c.seq)
                 .limit(free)
             )
-            rows = await self._store.run(lambda connection, query=query: connection.execute(query).all()) if free else []
+            rows = (
+                await self._store.run(lambda connection, query=query: connection.execute(query).all())
+                if free
+                else []
+            )
             for row in rows:
                 self._trying[row.payment] = None
                 self.host.spawn(self._try(row))
@@ -195,7 +201,11 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
             if not settled:
                 dead = tries >= self._schedule.tries_max and await self._give_up(entry.payment, reason)
                 due_at_s = self.host.now() + self._delay_s(tries + 1)
-                change = update(ENTRIES).where(mine).values(tries=tries, due_at_s=due_at_s, reason=reason, dead=dead)
+                change = (
+                    update(ENTRIES)
+                    .where(mine)
+                    .values(tries=tries, due_at_s=due_at_s, reason=reason, dead=dead)
+                )
             await self._store.run(lambda connection: connection.execute(change))
         finally:
             self._trying.pop(entry.payment, None)

@@ -8,7 +8,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
-from sqlalchemy import Column, Connection, Index, Integer, LargeBinary, MetaData, String, Table, delete, insert, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    delete,
+    insert,
+    select,
+)
 
 from paylab.core.backoff import full_jitter
 from paylab.nodes.host import Host

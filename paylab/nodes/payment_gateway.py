@@ -174,7 +174,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         """Open the next attempt of a queued payment and carry it out. Raises NotFound."""
         payment = await self._existing(request.payment)
         if payment.state is State.QUEUED:
-            following = rules.open_attempt(payment, expires_at_s=self._expiry(), epoch=await self._known_epoch())
+            following = rules.open_attempt(
+                payment, expires_at_s=self._expiry(), epoch=await self._known_epoch()
+            )
             payment = await self._replace(payment, following)
         return wire.receipt_to_pb(await self._settled(payment, context))
 
@@ -212,7 +214,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         """Ask the coordinator about the open attempt until it gives a definite answer."""
         failures = 0
         while payment.state is State.PREPARING:
-            request = wire.commit_to_pb(Commit(payment.txn, payment.legs, payment.expires_at_s, payment.epoch))
+            request = wire.commit_to_pb(
+                Commit(payment.txn, payment.legs, payment.expires_at_s, payment.epoch)
+            )
             try:
                 response = await self._coordinator().Commit(request, timeout=COMMIT_TIMEOUT_S)
             except grpc.aio.AioRpcError:
@@ -327,7 +331,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         )
         rows: list[tuple[str, bytes]] = [(LOG, event.SerializeToString(deterministic=True))]
         if payment.state is State.QUEUED:
-            item = queue_pb.EnqueueItem(payment=payment.payment, payer=payment.payer, attempts=payment.attempt)
+            item = queue_pb.EnqueueItem(
+                payment=payment.payment, payer=payment.payer, attempts=payment.attempt
+            )
             rows.append((QUEUE, item.SerializeToString(deterministic=True)))
         if payment.state is State.COMMITTED:
             rows.append((SAVED, wire.txn_to_pb(payment.txn).SerializeToString(deterministic=True)))
@@ -339,7 +345,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
     async def _send_queue(self, payloads: list[bytes]) -> None:
         stub = queue_pb_grpc.OfflineQueueStub(self.host.channel("queue"))
-        await stub.Enqueue(queue_pb.EnqueueRequest(items=[queue_pb.EnqueueItem.FromString(p) for p in payloads]))
+        await stub.Enqueue(
+            queue_pb.EnqueueRequest(items=[queue_pb.EnqueueItem.FromString(p) for p in payloads])
+        )
 
     async def _send_saved(self, payloads: list[bytes]) -> None:
         txns = [money_pb2.Txn.FromString(payload) for payload in payloads]

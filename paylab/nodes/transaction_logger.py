@@ -55,7 +55,9 @@ class TransactionLogger(Node, pb_grpc.TransactionLoggerServicer):
         """Add what is new, and answer once it is durable."""
         events = {event.event_id: event.SerializeToString(deterministic=True) for event in request.events}
         appended = await self._store.run(lambda connection: _append(connection, events))
-        self._store.forced(f"{appended} log entries", *dict.fromkeys(event.payment for event in request.events))
+        self._store.forced(
+            f"{appended} log entries", *dict.fromkeys(event.payment for event in request.events)
+        )
         return pb.AppendResponse(appended=appended)
 
     async def Read(self, request: pb.ReadRequest, context: Any) -> pb.ReadResponse:
@@ -77,11 +79,15 @@ class TransactionLogger(Node, pb_grpc.TransactionLoggerServicer):
 def _append(connection: Connection, events: dict[str, bytes]) -> int:
     known = select(ENTRIES.c.event_id).where(ENTRIES.c.event_id.in_(list(events)))
     present = {row.event_id for row in connection.execute(known)}
-    last = connection.execute(
-        select(ENTRIES.c.hash, ENTRIES.c.index).where(
-            ENTRIES.c.index == select(func.max(ENTRIES.c.index)).scalar_subquery()
+    last = (
+        connection.execute(
+            select(ENTRIES.c.hash, ENTRIES.c.index).where(
+                ENTRIES.c.index == select(func.max(ENTRIES.c.index)).scalar_subquery()
+            )
         )
-    ).mappings().first()
+        .mappings()
+        .first()
+    )
     index, tip = (last["index"], last["hash"]) if last else (0, FIRST_HASH)
     rows = []
     for event_id, event in events.items():

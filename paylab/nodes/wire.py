@@ -74,7 +74,9 @@ def _from_details(status: status_pb2.Status) -> PaylabError | None:
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             reason = error_details_pb2.ErrorInfo.FromString(detail.value).reason
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-            pushback_s = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay.ToMilliseconds() / 1000
+            pushback_s = (
+                error_details_pb2.RetryInfo.FromString(detail.value).retry_delay.ToMilliseconds() / 1000
+            )
     kind = ERROR_OF_REASON.get(reason)
     if kind is None:
         return None

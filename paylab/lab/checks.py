@@ -1,0 +1,287 @@
+"""The invariants, each a function over what the databases hold, read independently of the nodes.
+
+Every check states what must be true and returns the violations that it found, one line each.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from paylab.core.money import Money
+from paylab.lab.real_world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Everything that the stores of a lab hold."""
+
+    # bank -> account -> (currency, posted_minor, held_minor)
+    accounts: dict[str, dict[str, tuple[str, int, int]]]
+    # bank -> txn -> (state, [(account, amount_minor, currency)])
+    transactions: dict[str, dict[str, tuple[str, str]]]
+    # bank -> [(posting, txn, account, amount_minor, currency)]
+    postings: dict[str, list[tuple[int, str, str, int, str]]]
+    # payment -> (state, attempt, payer, payee, amount_minor, currency, caller, key)
+    payments: dict[str, tuple[str, int, str, str, int, str, str, str]]
+    # [(payment, attempt, state)]
+    log: list[tuple[str, int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was checked, how much, and what was found."""
+
+    checked: dict[str, int]
+    violations: list[str]
+    in_doubt: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether every invariant holds."""
+        return not self.violations
+
+    def __str__(self) -> str:
+        """A line per invariant."""
+        failed = Counter(line.split(":", 1)[0] for line in self.violations)
+        lines = [
+            f"{'BROKEN' if failed[name] else 'holds '}  {name} ({count} checked)"
+            for name, count in self.checked.items()
+        ]
+        lines += [f"  {violation}" for violation in self.violations[:10]]
+        if len(self.violations) > 10:
+            lines.append(f"  … {len(self.violations)} violations in all")
+        lines.append(f"in doubt now: {self.in_doubt}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def read_books(world: World, banks: Iterable[str]) -> Books:
+    """Read every store through connections of our own."""
+    accounts, transactions, postings = {}, {}, {}
+    for bank in banks:
+        store = f"bank-{bank}"
+        rows = world.rows(
+            store, "SELECT account, currency, posted_minor, held_minor FROM accounts ORDER BY account"
+        )
+        accounts[bank] = {row[0]: (row[1], row[2], row[3]) for row in rows}
+        rows = world.rows(store, "SELECT txn, state, legs FROM transactions ORDER BY txn")
+        transactions[bank] = {row[0]: (row[1], row[2]) for row in rows}
+        rows = world.rows(
+            store, "SELECT posting, txn, account, amount_minor, currency FROM postings ORDER BY posting"
+        )
+        postings[bank] = [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+    rows = world.rows(
+        "gateway",
+        "SELECT payment, state, attempt, payer, payee, amount_minor, currency, caller, key FROM payments ORDER BY payment",
+    )
+    payments = {row[0]: (row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8]) for row in rows}
+    return Books(accounts, transactions, postings, payments, _log(world))
+
+
+def _log(world: World) -> list[tuple[str, int, str]]:
+    from paylab.pb import transaction_logger_pb2  # noqa: PLC0415
+
+    events = (
+        transaction_logger_pb2.LogEvent.FromString(row[0])
+        for row in world.rows("logger", 'SELECT event FROM entries ORDER BY "index"')
+    )
+    return [(event.payment, event.attempt, event.state) for event in events]
+
+
+def check(world: World, banks: Sequence[str]) -> Report:
+    """Run every check on what the stores hold at this moment."""
+    books = read_books(world, banks)
+    checked: dict[str, int] = {}
+    violations: list[str] = []
+    for name, function in CHECKS.items():
+        count, found = function(books)
+        checked[name] = count
+        violations += [f"{name}: {line}" for line in found]
+    in_doubt = sum(state == "PREPARED" for rows in books.transactions.values() for state, _ in rows.values())
+    return Report(checked, violations, in_doubt)
+
+
+Check = Callable[[Books], tuple[int, list[str]]]
+
+
+def every_posting_balances(books: Books) -> tuple[int, list[str]]:
+    """Inside a bank the lines of one transaction sum to zero in every currency (double entry)."""
+    count, found = 0, []
+    for bank, lines in books.postings.items():
+        sums: Counter[tuple[str, str]] = Counter()
+        for _, txn, _, amount_minor, currency in lines:
+            sums[txn, currency] += amount_minor
+        count += len(sums)
+        found += [
+            f"{bank} {txn} is off by {total} {currency}" for (txn, currency), total in sums.items() if total
+        ]
+    return count, found
+
+
+def balances_are_sums(books: Books) -> tuple[int, list[str]]:
+    """An account's posted balance is the sum of its lines, and what it holds is what its prepared debits need."""
+    import json  # noqa: PLC0415
+
+    count, found = 0, []
+    for bank, accounts in books.accounts.items():
+        posted: Counter[str] = Counter()
+        for _, _, account, amount_minor, _ in books.postings[bank]:
+            posted[account] += amount_minor
+        held: Counter[str] = Counter()
+        for state, legs in books.transactions[bank].values():
+            if state == "PREPARED":
+                for account, amount_minor, _ in json.loads(legs):
+                    held[account] += max(0, -amount_minor)
+        count += len(accounts)
+        for account, (_, posted_minor, held_minor) in accounts.items():
+            if posted_minor != posted[account]:
+                found.append(f"{bank}/{account} says {posted_minor}, its lines say {posted[account]}")
+            if held_minor != held[account]:
+                found.append(f"{bank}/{account} holds {held_minor}, its prepared debits need {held[account]}")
+    return count, found
+
+
+def money_is_conserved(books: Books) -> tuple[int, list[str]]:
+    """Over all banks the clearing accounts sum to zero, but for what prepared twins have not posted yet."""
+    clearing: Counter[str] = Counter()
+    for lines in books.postings.values():
+        for _, _, account, amount_minor, currency in lines:
+            if account == "@clearing":
+                clearing[currency] += amount_minor
+    in_flight: Counter[str] = Counter()
+    for txn, states in _states_by_txn(books).items():
+        if "COMMITTED" in states.values() and "PREPARED" in states.values():
+            for bank in (bank for bank, state in states.items() if state == "COMMITTED"):
+                for _, of, account, amount_minor, currency in books.postings[bank]:
+                    if of == txn and account == "@clearing":
+                        in_flight[currency] += amount_minor
+    found = [
+        f"clearing accounts sum to {total} {currency}, {in_flight[currency]} of it in flight"
+        for currency, total in clearing.items()
+        if total != in_flight[currency]
+    ]
+    return len(clearing), found
+
+
+def both_legs_or_none(books: Books) -> tuple[int, list[str]]:
+    """Atomicity: no transaction is committed at one bank and aborted or unknown at another."""
+    states_by_txn = _states_by_txn(books)
+    found = []
+    for txn, states in states_by_txn.items():
+        payment = books.payments.get(txn.rpartition("/")[0])
+        if "COMMITTED" not in states.values():
+            continue
+        if payment is None:
+            found.append(f"{txn} is committed, but the gateway knows no such payment")
+            continue
+        for bank in {payment[2].partition("/")[0], payment[3].partition("/")[0]}:
+            if states.get(bank) not in ("COMMITTED", "PREPARED"):
+                found.append(f"{txn} is committed, but {states.get(bank, 'unknown')} at {bank}")
+    return len(states_by_txn), found
+
+
+def no_key_charged_twice(books: Books) -> tuple[int, list[str]]:
+    """At most one committed attempt for every (caller, key)."""
+    committed: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for txn, states in _states_by_txn(books).items():
+        payment = books.payments.get(txn.rpartition("/")[0])
+        if payment is not None and "COMMITTED" in states.values():
+            committed[payment[6], payment[7]].add(txn)
+    found = [
+        f"key {key!r} was charged {len(txns)} times" for (_, key), txns in committed.items() if len(txns) > 1
+    ]
+    return len(committed), found
+
+
+def no_overdraft(books: Books) -> tuple[int, list[str]]:
+    """No customer's account is below zero after any of its postings."""
+    count, found = 0, []
+    for bank, lines in books.postings.items():
+        balance: Counter[str] = Counter()
+        for posting, _, account, amount_minor, _ in lines:
+            if account.startswith("@"):
+                continue
+            count += 1
+            balance[account] += amount_minor
+            if balance[account] < 0:
+                found.append(f"{bank}/{account} is at {balance[account]} after posting {posting}")
+    return count, found
+
+
+def outcome_agrees_with_ledgers(books: Books) -> tuple[int, list[str]]:
+    """A payment that the gateway calls committed is in every ledger, any other terminal one in none."""
+    states_by_payment: defaultdict[str, set[str]] = defaultdict(set)
+    for txn, states in _states_by_txn(books).items():
+        states_by_payment[txn.rpartition("/")[0]] |= set(states.values())
+    found = []
+    for payment, row in books.payments.items():
+        states = states_by_payment[payment]
+        if row[0] == "COMMITTED" and not states & {"COMMITTED", "PREPARED"}:
+            found.append(f"{payment} is COMMITTED at the gateway and in no ledger")
+        if row[0] in ("DECLINED", "CANCELLED", "DEAD_LETTER", "QUEUED") and "COMMITTED" in states:
+            found.append(f"{payment} is {row[0]} at the gateway, but a bank has posted it")
+    return len(books.payments), found
+
+
+def log_agrees(books: Books) -> tuple[int, list[str]]:
+    """The log never says what did not happen, and never says that two different ends happened."""
+    found = []
+    ends: defaultdict[str, set[str]] = defaultdict(set)
+    for payment, _, state in books.log:
+        if payment not in books.payments:
+            found.append(f"the log knows {payment}, the gateway does not")
+        elif state in ("COMMITTED", "DECLINED", "CANCELLED", "DEAD_LETTER"):
+            ends[payment].add(state)
+            if books.payments[payment][0] != state:
+                found.append(
+                    f"the log says {payment} is {state}, the gateway says {books.payments[payment][0]}"
+                )
+    found += [
+        f"the log says {payment} is {' and '.join(sorted(s))}" for payment, s in ends.items() if len(s) > 1
+    ]
+    return len(books.log), found
+
+
+CHECKS: dict[str, Check] = {
+    "every posting balances": every_posting_balances,
+    "balances are sums of postings": balances_are_sums,
+    "money is conserved": money_is_conserved,
+    "both legs or none": both_legs_or_none,
+    "no key charged twice": no_key_charged_twice,
+    "no overdraft": no_overdraft,
+    "outcomes agree with ledgers": outcome_agrees_with_ledgers,
+    "log agrees": log_agrees,
+}
+
+
+def _states_by_txn(books: Books) -> dict[str, dict[str, str]]:
+    states: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for bank, rows in books.transactions.items():
+        for txn, (state, _) in rows.items():
+            states[txn][bank] = state
+    return states
+
+
+def balances(world: World, banks: Iterable[str]) -> dict[str, Money]:
+    """Every customer account's posted balance."""
+    books = read_books(world, banks)
+    return {
+        f"{bank}/{account}": Money(posted_minor, currency)
+        for bank, accounts in books.accounts.items()
+        for account, (currency, posted_minor, _) in accounts.items()
+    }
+
+
+def unsettled(world: World, banks: Iterable[str]) -> int:
+    """How many transactions are in doubt, payments have an open attempt, outbox rows wait or commits are unsettled."""
+    count: Any = 0
+    for bank in banks:
+        count += world.rows(f"bank-{bank}", "SELECT count(*) FROM transactions WHERE state = 'PREPARED'")[0][
+            0
+        ]
+    count += world.rows("gateway", "SELECT count(*) FROM payments WHERE state = 'PREPARING'")[0][0]
+    count += world.rows("gateway", "SELECT count(*) FROM outbox")[0][0]
+    count += world.rows("coordinator", "SELECT count(*) FROM commits")[0][0]
+    return int(count)

@@ -1,0 +1,63 @@
+"""A user of the network, as a notebook holds it: blocking calls, and `submit_` variants that do not block."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from paylab.core.money import Money, parse_money
+from paylab.lab.loop import LabFuture
+from paylab.nodes.client import PaymentClient, Receipt
+
+if TYPE_CHECKING:  # the lab makes its clients, so at run time the import goes the other way
+    from paylab.lab.real_world import World
+
+
+class LabClient:
+    """One user with one account; `lab.client("alice", bank="alpine")` makes it."""
+
+    def __init__(self, world: "World", client: PaymentClient, *, account: str) -> None:
+        """Wrap the client library."""
+        self.name = client.username
+        self.account = account
+        self._world = world
+        self._client = client
+
+    def __repr__(self) -> str:
+        """Name and account, no secret."""
+        return f"<client {self.name}, account {self.account}>"
+
+    def pay(
+        self, payee: "LabClient | str", amount: str | Money, *, key: str = "", deadline_s: float = 30.0
+    ) -> Receipt:
+        """Pay `amount`, such as "12.50 EUR", to another client or to an account such as "boreal/bob".
+
+        Repeating it with the same `key` charges once. Raises a PaylabError that says whether the outcome is known.
+        """
+        return self.submit_pay(payee, amount, key=key, deadline_s=deadline_s).result(deadline_s + 10)
+
+    def submit_pay(
+        self, payee: "LabClient | str", amount: str | Money, *, key: str = "", deadline_s: float = 30.0
+    ) -> LabFuture[Receipt]:
+        """Like `pay`, but return at once with a future that can be awaited or asked for its `result()`."""
+        money = amount if isinstance(amount, Money) else parse_money(amount)
+        account = payee.account if isinstance(payee, LabClient) else payee
+        return self._world.submit(
+            self._client.pay(payer=self.account, payee=account, money=money, key=key, deadline_s=deadline_s)
+        )
+
+    def balance(self) -> Money:
+        """What can be spent: posted less held."""
+        return self._world.call(self._client.balance(self.account))
+
+    def payment(self, payment: str) -> Receipt:
+        """Where one of my payments stands. Raises NotFound."""
+        return self._world.call(self._client.payment(payment))
+
+    def payments(self, *, limit: int = 100) -> list[Receipt]:
+        """My payments, newest first."""
+        return self._world.call(self._client.payments(limit=limit))
+
+    def watch(self, payment: str) -> Iterator[Receipt]:
+        """Yield a payment's states until it is terminal."""
+        states = self._client.watch(payment)
+        while (state := self._world.call(anext(states, None))) is not None:  # type: ignore[arg-type]
+            yield state

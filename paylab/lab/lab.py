@@ -1,0 +1,301 @@
+"""`Lab` boots a payment network and is the face that notebooks, tests and the command line use."""
+
+import asyncio
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from paylab.core.authorization import Identity, Role
+from paylab.core.balancing import POLICIES
+from paylab.core.money import Money, parse_money
+from paylab.core.tokens import ORIGINATOR
+from paylab.errors import LabError
+from paylab.lab import checks
+from paylab.lab.clients import LabClient
+from paylab.lab.history import History
+from paylab.lab.loop import LabFuture
+from paylab.lab.network import Network
+from paylab.lab.real_world import RealWorld, World
+from paylab.nodes.auth_server import PasswordCost
+from paylab.nodes.client import PaymentClient, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    import networkx
+
+    from paylab.lab.workload import RunResult
+
+T = TypeVar("T")
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+OPERATOR = Identity("lab", Role.OPERATOR)
+# The user in whose name files of payments are run.
+RUNNER = "runner"
+
+_OPEN: dict[str, "Lab"] = {}
+
+
+class Lab:
+    """A running payment network.
+
+    `banks` are bank names, each with `bank_servers` servers over one ledger; `policy` chooses how both load
+    balancers pick. Files go to a fresh folder, or to `data_dir`, from which a later lab continues.
+    Booting a second lab of the same `name` closes the first. Raises LabError for a bad argument.
+    """
+
+    def __init__(
+        self,
+        *,
+        banks: Sequence[str] = ("alpine", "boreal"),
+        bank_servers: int = 2,
+        auth_servers: int = 2,
+        policy: str = "round_robin",
+        data_dir: str | Path | None = None,
+        name: str = "lab",
+        password_cost: PasswordCost | None = None,
+    ) -> None:
+        """Boot every node and wait until all of them serve."""
+        _check_arguments(banks, bank_servers, auth_servers, policy)
+        if name in _OPEN:
+            _OPEN[name].close()
+        self.name = name
+        self.history = History()
+        self._arguments: dict[str, Any] = {
+            "banks": tuple(banks),
+            "bank_servers": bank_servers,
+            "auth_servers": auth_servers,
+            "policy": policy,
+            "data_dir": data_dir,
+            "name": name,
+            "password_cost": password_cost,
+        }
+        self._clients: dict[str, LabClient] = {}
+        self._world: World = RealWorld(
+            name, data_dir=Path(data_dir) if data_dir else None, sink=self.history.add
+        )
+        self._secret = _lab_secret(Path(data_dir)) if data_dir else secrets.token_bytes(32)
+        self._closed = False
+        try:
+            self._network = self._world.call(
+                Network.boot(
+                    self._world,
+                    self.history,
+                    banks=banks,
+                    bank_servers=bank_servers,
+                    auth_servers=auth_servers,
+                    policy=policy,
+                    password_cost=password_cost,
+                )
+            )
+        except BaseException:
+            self._world.close()
+            raise
+        _OPEN[name] = self
+
+    # Users and payments -------------------------------------------------------------------------
+
+    @property
+    def banks(self) -> tuple[str, ...]:
+        """The banks' names."""
+        return tuple(self._arguments["banks"])
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes' names, those that are down included."""
+        return tuple(self._network.nodes)
+
+    def client(self, name: str, *, bank: str = "", balance: str | Money = "0.00 EUR") -> LabClient:
+        """A user with an account "bank/name", opened with `balance`. Asking again gives the same user."""
+        if name in self._clients:
+            return self._clients[name]
+        if not NAME.fullmatch(name):
+            raise LabError("BAD_NAME", f"{name!r} is not a name of lower-case letters, digits and hyphens")
+        bank = bank or self.banks[0]
+        if bank not in self.banks:
+            raise LabError("BAD_NAME", f"there is no bank {bank!r}; there are {', '.join(self.banks)}")
+        opening = balance if isinstance(balance, Money) else parse_money(balance)
+        account = f"{bank}/{name}"
+        self._world.call(self._network.open_accounts(bank, [(name, opening, name)]))
+        client = self._world.call(self._user(name, accounts=[account]))
+        self._clients[name] = LabClient(self._world, client, account=account)
+        return self._clients[name]
+
+    async def _user(
+        self, name: str, *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
+    ) -> PaymentClient:
+        password = hmac.digest(self._secret, name.encode(), "sha256").hex()
+        await self._network.register(name, password, accounts=accounts, roles=roles)
+        host = self._network.client_host(name)
+        return PaymentClient(host, username=name, password=password)
+
+    async def runner(self) -> PaymentClient:
+        """The user who may pay from any account, as a bank's file channel does."""
+        return await self._user(RUNNER, roles=[ORIGINATOR])
+
+    def run(
+        self,
+        payments: str | Path,
+        *,
+        accounts: str | Path | None = None,
+        opening_balance: str | Money | None = None,
+        concurrency: int = 64,
+        progress: bool = True,
+    ) -> "RunResult":
+        """Send every payment of a CSV file, each with its own key, and say what became of them.
+
+        `accounts` is a CSV file of accounts; without it every payer gets `opening_balance`.
+        Raises BadInput, with file, row and column, before anything is sent.
+        """
+        from paylab.lab import workload  # noqa: PLC0415 - workload needs Lab
+
+        return workload.run_file(
+            self,
+            payments,
+            accounts=accounts,
+            opening_balance=opening_balance,
+            concurrency=concurrency,
+            progress=progress,
+        )
+
+    # Breaking and repairing ---------------------------------------------------------------------
+
+    def crash(self, node: str) -> None:
+        """Kill a node: what it had only in memory is gone."""
+        self._world.call(self._network.crash(node))
+
+    def restart(self, node: str) -> None:
+        """Start a crashed node again, with a new certificate, from what its disk holds."""
+        self._world.call(self._network.restart(node))
+
+    # Looking ------------------------------------------------------------------------------------
+
+    def balances(self) -> dict[str, Money]:
+        """Every customer account's posted balance, by "bank/account", from the ledgers."""
+        return checks.balances(self._world, self.banks)
+
+    def check(self) -> checks.Report:
+        """Check the invariants, now. The report says what was checked, how much, and what was found."""
+        return checks.check(self._world, self.banks)
+
+    def settle(self, *, timeout_s: float = 15.0) -> bool:
+        """Wait until nothing is in doubt and every outbox is empty; whether that came true in time."""
+        return self._world.call(self._settle(timeout_s), timeout_s=timeout_s + 30)
+
+    async def _settle(self, timeout_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        while True:
+            unsettled = await asyncio.to_thread(checks.unsettled, self._world, self.banks)
+            if not unsettled or loop.time() >= until_s:
+                return not unsettled
+            await asyncio.sleep(0.05)
+
+    def graph(self) -> "networkx.DiGraph":
+        """The network as a graph: a node per server with `role`, `layer`, `up`; an edge per pair with `calls`."""
+        from paylab.lab import graphs  # noqa: PLC0415 - networkx takes long to import
+
+        return graphs.network_graph(self)
+
+    def timeline(self, receipt: Receipt | str) -> Any:
+        """The space-time diagram of one payment."""
+        from paylab.lab import timeline  # noqa: PLC0415 - only for drawing
+
+        payment = receipt.payment if isinstance(receipt, Receipt) else receipt
+        return timeline.timeline(self.history.of_payment(payment), nodes=self.nodes, badge=self._world.badge)
+
+    def explain(self, receipt: Receipt | str) -> str:
+        """A payment's journey in about ten lines of plain English, from its events."""
+        from paylab.lab import stories  # noqa: PLC0415 - only for telling
+
+        payment = receipt.payment if isinstance(receipt, Receipt) else receipt
+        return stories.tell(payment, self.history.of_payment(payment))
+
+    def is_up(self, node: str) -> bool:
+        """Whether a node runs."""
+        return self._network.is_up(node)
+
+    @property
+    def badge(self) -> str:
+        """What figures say about where they come from."""
+        return self._world.badge
+
+    @property
+    def world(self) -> World:
+        """The world that the nodes live in, for tools."""
+        return self._world
+
+    @property
+    def network(self) -> Network:
+        """The nodes, for tools; its methods run on the lab's loop."""
+        return self._network
+
+    # Life ---------------------------------------------------------------------------------------
+
+    def submit(self, work: "Coroutine[Any, Any, T]") -> LabFuture[T]:
+        """Run a coroutine on the lab's loop; the future can be awaited from any other."""
+        return self._world.submit(work)
+
+    def reset(self) -> None:
+        """Start over: close this network and boot an empty one with the same arguments, in a fresh folder."""
+        arguments = {**self._arguments, "data_dir": None}
+        self.close()
+        self.__init__(**arguments)  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Stop every node. Raises LabError for whatever failed in the background or breaks an invariant."""
+        if self._closed:
+            return
+        self._closed = True
+        if _OPEN.get(self.name) is self:
+            del _OPEN[self.name]
+        try:
+            failures = self._world.call(self._network.stop())
+            report = self.check()
+        finally:
+            self.history.close()
+            self._world.close()
+        problems = [f"{type(failure).__name__}: {failure}" for failure in failures] + report.violations
+        if problems:
+            raise LabError("BROKEN", "; ".join(problems))
+
+    def __enter__(self) -> "Lab":
+        """Use it in a with block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close; an error inside the block is not hidden by one of closing."""
+        try:
+            self.close()
+        except LabError:
+            if error is None:
+                raise
+
+
+def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int, policy: str) -> None:
+    if isinstance(banks, str) or not banks or len(set(banks)) != len(banks):
+        raise LabError("BAD_ARGUMENT", "banks is a list of different names")
+    for bank in banks:
+        if not NAME.fullmatch(bank):
+            raise LabError("BAD_NAME", f"{bank!r} is not a name of lower-case letters, digits and hyphens")
+    for what, count in (("bank_servers", bank_servers), ("auth_servers", auth_servers)):
+        if not 1 <= count <= 9:
+            raise LabError("BAD_ARGUMENT", f"{what} is 1 to 9, not {count}")
+    if policy not in POLICIES:
+        raise LabError("BAD_ARGUMENT", f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
+
+
+def _lab_secret(folder: Path) -> bytes:
+    """The key from which users' passwords are derived, so that a second boot knows them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lab.key"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_bytes(secrets.token_bytes(32))
+    return path.read_bytes()

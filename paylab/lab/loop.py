@@ -1,0 +1,82 @@
+"""The one event loop that owns every aio object, in a daemon thread of its own."""
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+from paylab.errors import LabError
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # not on Windows
+    from asyncio import new_event_loop
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_S = 120.0
+
+
+class LabFuture(concurrent.futures.Future[T], Generic[T]):
+    """A result to come: `result()` blocks, and `await` works on any event loop."""
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait without blocking the loop that awaits."""
+        return asyncio.wrap_future(self).__await__()
+
+
+class LoopThread:
+    """Runs coroutines for every other thread: cells, widget callbacks, tests."""
+
+    def __init__(self, name: str) -> None:
+        """Start the loop."""
+        self._loop = new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"paylab {name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> LabFuture[T]:
+        """Start work on the loop; from any thread."""
+        future: LabFuture[T] = LabFuture()
+        future.set_running_or_notify_cancel()
+
+        def start() -> None:
+            task = self._loop.create_task(work)
+            task.add_done_callback(lambda task: _hand_over(task, future))
+            future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(task.cancel))
+
+        self._loop.call_soon_threadsafe(start)
+        return future
+
+    def call(self, work: Coroutine[Any, Any, T], *, timeout_s: float = CALL_TIMEOUT_S) -> T:
+        """Run work on the loop and wait for it. Raises LabError from the loop's own thread, or after `timeout_s`."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise LabError("WOULD_DEADLOCK", "the blocking face was called from the lab's own event loop")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout_s)
+        except concurrent.futures.TimeoutError:
+            if future.done():
+                raise  # the work itself timed out
+            raise LabError("TIMEOUT", f"no result within {timeout_s:.0f} s") from None
+        finally:
+            future.cancel()  # an interrupted cell leaves nothing running
+
+    def close(self) -> None:
+        """Stop the loop and join its thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+def _hand_over(task: "asyncio.Task[T]", future: "LabFuture[T]") -> None:
+    if future.done():
+        return
+    if task.cancelled():
+        future.set_exception(concurrent.futures.CancelledError())
+    elif (error := task.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())

@@ -1,0 +1,113 @@
+"""The real world of a lab: one event loop, real gRPC servers over mutual TLS, files in a folder."""
+
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from paylab.core.authorization import Identity
+from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture, LoopThread
+from paylab.lab.pki import Authority
+from paylab.nodes.events import Event
+from paylab.nodes.host import AddressBook, GrpcHost, Host
+from paylab.nodes.store import Databases
+
+T = TypeVar("T")
+
+
+class World(Protocol):
+    """What a lab needs of its world, real or simulated."""
+
+    # What a badge on a figure says: "real", or "simulated, seed 7".
+    badge: str
+
+    def call(self, work: Coroutine[Any, Any, T], *, timeout_s: float = CALL_TIMEOUT_S) -> T:
+        """Run work on the world's loop and wait for it."""
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> LabFuture[T]:
+        """Start work on the world's loop."""
+
+    def host(self, identity: Identity) -> Host:
+        """A new host; called on the loop. A second one of the same name is a restart of the first."""
+
+    async def crash(self, host: Host) -> None:
+        """Kill what runs on a host."""
+
+    async def stop(self, host: Host) -> None:
+        """End what runs on a host in order."""
+
+    def now(self) -> float:
+        """The world's time, seconds since the Unix epoch."""
+
+    def rows(self, store: str, query: str) -> list[tuple[Any, ...]]:
+        """Read a database independently of the nodes; empty when it does not exist yet."""
+
+    def close(self) -> None:
+        """Stop the loop and close the databases."""
+
+
+class RealWorld:
+    """Real servers, real time, real files."""
+
+    badge = "real"
+
+    def __init__(self, name: str, *, data_dir: Path | None, sink: Callable[[Event], None]) -> None:
+        """Files go to `data_dir`, or to a fresh folder that vanishes with the lab."""
+        self._temporary = None if data_dir else tempfile.TemporaryDirectory(prefix="paylab-")
+        self.folder = data_dir or Path(self._temporary.name if self._temporary else "")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._authority = Authority()
+        self._addresses = AddressBook()
+        self._databases = Databases(self.folder)
+        self._sink = sink
+        self._loop = LoopThread(name)
+        self.call = self._loop.call
+        self.submit = self._loop.submit
+
+    def host(self, identity: Identity) -> GrpcHost:
+        """A host with a new certificate."""
+        return GrpcHost(
+            identity,
+            credentials=self._authority.issue(identity),
+            addresses=self._addresses,
+            databases=self._databases,
+            sink=self._sink,
+        )
+
+    def address(self, node: str) -> str:
+        """Where a node listens."""
+        return self._addresses.addresses[node]
+
+    def credentials(self, identity: Identity) -> Any:
+        """A certificate for a tool that is no node."""
+        return self._authority.issue(identity)
+
+    async def crash(self, host: GrpcHost) -> None:
+        """Kill what runs on a host."""
+        await host.crash()
+
+    async def stop(self, host: GrpcHost) -> None:
+        """End what runs on a host in order."""
+        await host.stop(grace_s=0.5)
+
+    def now(self) -> float:
+        """The wall clock."""
+        return time.time()
+
+    def rows(self, store: str, query: str) -> list[tuple[Any, ...]]:
+        """Read through a connection of our own."""
+        path = self.folder / f"{store}.sqlite"
+        if not path.exists():
+            return []
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute(query).fetchall()
+
+    def close(self) -> None:
+        """Stop the loop, close the files, remove a temporary folder."""
+        self._loop.close()
+        self._databases.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
