@@ -15,6 +15,11 @@ The map of a payment, top to bottom:
 `core/` decides, `nodes/` act, `lab/` watches and breaks.
 """
 
+import os
+
+# Otherwise C-core tells every notebook of each connection that a crashed node breaks.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 from paylab.core.money import Money
 from paylab.errors import OutcomeUnknown, PaylabError
 from paylab.lab.lab import Lab

@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=7)
     generate.add_argument("--payments", type=_positive, default=2000, metavar="N")
     generate.add_argument("--banks", type=_positive, default=4, metavar="N")
-    generate.add_argument("--out", default="data", metavar="DIR", help="where accounts.csv and payments.csv go")
+    generate.add_argument(
+        "--out", default="data", metavar="DIR", help="where accounts.csv and payments.csv go"
+    )
     generate.add_argument("--json", action="store_true", help="print one JSON object")
     generate.set_defaults(command=_generate)
     return parser

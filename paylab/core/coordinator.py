@@ -16,7 +16,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from paylab.core.effects import Append, CommitRecord, Effect, EndRecord, Reply, Send, SetTimer, TimerKind
+from paylab.core.effects import (
+    Append,
+    CommitRecord,
+    Effect,
+    EndRecord,
+    Reply,
+    SavedRecord,
+    Send,
+    SetTimer,
+    TimerKind,
+)
 from paylab.core.messages import Ack, Answer, Commit, Decide, Inquire, Leg, Outcome, Prepare, Txn, Vote
 
 
@@ -90,7 +100,12 @@ class Coordinator:
         effects: list[Effect] = []
         for record in records:
             attempt = Attempt(
-                record.txn, Phase.COMMITTED, expires_at_s=0.0, banks=record.banks, waiting_for=record.banks
+                record.txn,
+                Phase.COMMITTED,
+                expires_at_s=0.0,
+                banks=record.banks,
+                waiting_for=record.banks,
+                saved=record.saved,
             )
             self.attempts[record.txn.payment] = attempt
             effects += self._resend(attempt, tries=0)
@@ -133,14 +148,23 @@ class Coordinator:
         left = tuple(other for other in attempt.waiting_for if other != bank)
         if left == attempt.waiting_for:
             return []
-        return self._settle(replace(attempt, waiting_for=left))
+        attempt = replace(attempt, waiting_for=left)
+        self._remember(attempt)
+        if attempt.waiting_for or not attempt.saved:
+            return []
+        # Nobody waits for the end: if it is lost, the banks are told once more.
+        return [Append(EndRecord(attempt.txn), forced=False)]
 
     def saved(self, txn: Txn) -> list[Effect]:
-        """The gateway has saved the outcome of this attempt."""
+        """The gateway has saved the outcome of this attempt; once that is written it may be told so.
+
+        The gateway says it until it is answered and then never again, so this is forced.
+        """
         attempt = self.attempts.get(txn.payment)
         if attempt is None or attempt.txn != txn or attempt.phase is not Phase.COMMITTED or attempt.saved:
             return []
-        return self._settle(replace(attempt, saved=True))
+        self._remember(replace(attempt, saved=True))
+        return [Append(SavedRecord(txn) if attempt.waiting_for else EndRecord(txn), forced=True)]
 
     def timer(self, kind: TimerKind, txn: Txn, tries: int = 0) -> list[Effect]:
         """Time has passed; a timer whose attempt has moved on does nothing."""
@@ -231,12 +255,6 @@ class Coordinator:
         attempt = replace(attempt, phase=Phase.ASKING)
         self._remember(attempt)
         return self._resend(attempt, tries=0)
-
-    def _settle(self, attempt: Attempt) -> list[Effect]:
-        self._remember(attempt)
-        if attempt.waiting_for or not attempt.saved:
-            return []
-        return [Append(EndRecord(attempt.txn), forced=False)]
 
     def _resend(self, attempt: Attempt, *, tries: int) -> list[Effect]:
         """Send what the phase asks for to every bank that has not answered. A lost answer looks like a slow bank."""

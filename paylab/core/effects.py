@@ -15,10 +15,18 @@ class TimerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """The coordinator's decision to commit; `banks` must all acknowledge it."""
+    """The coordinator's decision to commit; `banks` must all acknowledge it, and the gateway must save it."""
 
     txn: Txn
     banks: tuple[str, ...]
+    saved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRecord:
+    """The gateway has saved the outcome: its commit record waits for banks only."""
+
+    txn: Txn
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class EndRecord:
 class Append:
     """Write a record to the log; `forced` means durable before anything later is done."""
 
-    record: CommitRecord | EndRecord
+    record: CommitRecord | SavedRecord | EndRecord
     forced: bool
 
 

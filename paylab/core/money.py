@@ -15,6 +15,8 @@ MINOR_DIGITS = {
 }  # fmt: skip
 # Fits a signed 64-bit integer with room to add a million of them.
 AMOUNT_MINOR_MAX = 10**12
+# Longer text is no amount, and Python itself would refuse to read a number of thousands of digits.
+AMOUNT_LENGTH_MAX = 40
 
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]+)?")
 
@@ -51,6 +53,8 @@ def parse_amount(text: str, currency: str) -> Money:
     digits = MINOR_DIGITS.get(currency)
     if digits is None:
         raise InvalidRequest("BAD_CURRENCY", f"{currency!r} is not a currency that paylab knows")
+    if len(text) > AMOUNT_LENGTH_MAX:
+        raise InvalidRequest("INVALID_AMOUNT", f"an amount has at most {AMOUNT_LENGTH_MAX} characters")
     if not _AMOUNT.fullmatch(text):
         raise InvalidRequest("INVALID_AMOUNT", f"{text!r} is not an amount such as 12.50")
     whole, _, decimals = text.partition(".")

@@ -57,11 +57,12 @@ def check_claims(claims: Mapping[str, Any], *, now: float, leeway_s: float = LEE
         raise Unauthenticated("TOKEN_INVALID", f"claim {missing[0]} is missing")
     if claims["iss"] != ISSUER or claims["aud"] != AUDIENCE:
         raise Unauthenticated("TOKEN_INVALID", "wrong issuer or audience")
-    if not all(isinstance(claims[name], int | float) for name in ("exp", "iat")):
-        raise Unauthenticated("TOKEN_INVALID", "exp and iat must be numbers")
-    if now >= claims["exp"] + leeway_s:
+    expires_at_s, not_before_s = claims["exp"], [claims["iat"], claims.get("nbf", 0)]
+    if not all(isinstance(time_s, int | float) for time_s in (expires_at_s, *not_before_s)):
+        raise Unauthenticated("TOKEN_INVALID", "exp, iat and nbf must be numbers")
+    if not now < expires_at_s + leeway_s:  # written so that NaN, which JSON can carry, has expired
         raise Unauthenticated("TOKEN_EXPIRED", "log in again")
-    if now < max(claims["iat"], claims.get("nbf", 0)) - leeway_s:
+    if now < max(not_before_s) - leeway_s:
         raise Unauthenticated("TOKEN_INVALID", "not yet valid")
     return Caller(
         str(claims["sub"]),

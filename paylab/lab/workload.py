@@ -116,7 +116,7 @@ def run_file(
     *,
     accounts: str | Path | None = None,
     opening_balance: str | Money | None = None,
-    concurrency: int = 64,
+    concurrency: int = 128,
     progress: bool = True,
 ) -> RunResult:
     """Send every payment of a file. Raises BadInput before anything is sent."""
@@ -125,7 +125,7 @@ def run_file(
     )
 
 
-def run_job(lab: "Lab", job: Job, *, concurrency: int = 64, progress: bool = True) -> RunResult:
+def run_job(lab: "Lab", job: Job, *, concurrency: int = 128, progress: bool = True) -> RunResult:
     """Open the job's accounts, send its payments, wait until nothing is in doubt, check."""
     lab.world.call(_open_accounts(lab, job))
     with tqdm(total=len(job.payments), unit=" payments", disable=not progress, smoothing=0.1) as bar:
@@ -142,7 +142,9 @@ def run_job(lab: "Lab", job: Job, *, concurrency: int = 64, progress: bool = Tru
 async def _open_accounts(lab: "Lab", job: Job) -> None:
     for bank in job.banks:
         mine = [account for account in job.accounts if bank_of(account.account) == bank]
-        names = [(account.account.partition("/")[2], account.opening, account.owner or "") for account in mine]
+        names = [
+            (account.account.partition("/")[2], account.opening, account.owner or "") for account in mine
+        ]
         await lab.network.open_accounts(bank, names)
         for account in mine:
             if account.closed:
@@ -176,7 +178,11 @@ async def _send(lab: "Lab", client: PaymentClient, order: PaymentOrder) -> Sent:
     began_s = lab.world.now()
     try:
         receipt: Receipt | None = await client.pay(
-            payer=order.payer, payee=order.payee, money=order.money, key=order.key, deadline_s=PAYMENT_DEADLINE_S
+            payer=order.payer,
+            payee=order.payee,
+            money=order.money,
+            key=order.key,
+            deadline_s=PAYMENT_DEADLINE_S,
         )
     except OutcomeUnknown:
         receipt = None

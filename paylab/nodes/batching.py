@@ -31,29 +31,29 @@ class Batcher(Generic[Item, Result]):
         spawn: Spawn,
         calls_max: int = 1,
     ) -> None:
-        """`send` takes the items of one call and returns a result for each; `calls_max` run at once."""
+        """`send` takes the items of one call and returns a result for each; one call is on its way at a time."""
         self._send = send
         self._spawn = spawn
-        self._calls_max = calls_max
-        self._calls = 0
+        self._sending = False
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Send one item with whatever else is waiting; the future raises what its call raised."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if self._calls < self._calls_max:
-            self._calls += 1
+        if not self._sending:
+            self._sending = True
             self._spawn(self._run())
         return future
 
     async def _run(self) -> None:
         try:
             while self._waiting:
+                await asyncio.sleep(0)  # let what is ready at this moment join
                 batch, self._waiting = self._waiting[:BATCH_ITEMS_MAX], self._waiting[BATCH_ITEMS_MAX:]
                 await self._call(batch)
         finally:
-            self._calls -= 1
+            self._sending = False
 
     async def _call(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:

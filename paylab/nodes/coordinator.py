@@ -14,7 +14,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, delete, insert,
 
 from paylab.core.authorization import Role
 from paylab.core.coordinator import Coordinator, Timing
-from paylab.core.effects import Append, CommitRecord, Effect, Reply, Send, SetTimer
+from paylab.core.effects import Append, CommitRecord, Effect, EndRecord, Reply, Send, SetTimer
 from paylab.core.messages import Answer, Decide, Inquire, Outcome, Prepare, Txn
 from paylab.nodes import wire
 from paylab.nodes.batching import Batcher
@@ -38,8 +38,6 @@ COMMITS = Table(
 # Answer UNDECIDED this long before the caller would stop listening.
 ANSWER_MARGIN_S = 0.2
 FORGET_EVERY_S = 10.0
-# Calls to one bank at once: while one waits for the bank's disk, the next is on its way.
-CALLS_PER_BANK_MAX = 2
 
 
 class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
@@ -58,6 +56,8 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         self._waiters: dict[Txn, list[asyncio.Future[Answer]]] = {}
         # The last event under way of each payment.
         self._busy: dict[str, asyncio.Future[None]] = {}
+        self._commits: Batcher[CommitRecord, None] = Batcher(self._write_commits, spawn=host.spawn)
+        self._ends: Batcher[EndRecord, None] = Batcher(self._write_ends, spawn=host.spawn)
         self._batchers: dict[tuple[str, type], Batcher[Any, None]] = {}
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -166,21 +166,27 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
                     ),
                 )
 
-    async def _append(self, record: Any, *, forced: bool) -> None:
-        if isinstance(record, CommitRecord):
-            row = {
-                "payment": record.txn.payment,
-                "attempt": record.txn.attempt,
-                "banks": json.dumps(record.banks),
-            }
-            await self._store.run(lambda connection: connection.execute(insert(COMMITS), row))
-        else:
-            # Dropping the commit record is the end record. Nobody waits for it: if it is lost, the
-            # banks are told once more.
-            end = delete(COMMITS).where(COMMITS.c.payment == record.txn.payment)
-            self.host.spawn(self._store.run(lambda connection: connection.execute(end)))
+    async def _append(self, record: CommitRecord | EndRecord, *, forced: bool) -> None:
+        if isinstance(record, EndRecord):
+            self._ends.submit(record)  # nobody waits: if it is lost, the banks are told once more
+            return
+        await self._commits.submit(record)
         if forced:
             self._store.forced(f"COMMIT {record.txn}", record.txn.payment)
+
+    async def _write_commits(self, records: Sequence[CommitRecord]) -> Sequence[None]:
+        rows = [
+            {"payment": record.txn.payment, "attempt": record.txn.attempt, "banks": json.dumps(record.banks)}
+            for record in records
+        ]
+        await self._store.run(lambda connection: connection.execute(insert(COMMITS), rows))
+        return [None] * len(records)
+
+    async def _write_ends(self, records: Sequence[EndRecord]) -> Sequence[None]:
+        """Dropping the commit records is the end record."""
+        end = delete(COMMITS).where(COMMITS.c.payment.in_([record.txn.payment for record in records]))
+        await self._store.run(lambda connection: connection.execute(end))
+        return [None] * len(records)
 
     def _reply(self, answer: Answer) -> None:
         self.host.recorder.record(
@@ -201,9 +207,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
             send = {Prepare: self._send_prepares, Decide: self._send_decides, Inquire: self._send_inquiries}[
                 kind
             ]
-            self._batchers[bank, kind] = Batcher(
-                lambda items: send(bank, items), spawn=self.host.spawn, calls_max=CALLS_PER_BANK_MAX
-            )
+            self._batchers[bank, kind] = Batcher(lambda items: send(bank, items), spawn=self.host.spawn)
         return self._batchers[bank, kind]
 
     def _bank(self) -> bank_pb2_grpc.BankStub:

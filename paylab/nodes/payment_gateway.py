@@ -2,32 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import grpc
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    UniqueConstraint,
-    insert,
-    select,
-    update,
-)
-
 from paylab.core import idempotency
 from paylab.core import payment as rules
 from paylab.core.authorization import Role
 from paylab.core.backoff import full_jitter
 from paylab.core.messages import Commit
-from paylab.core.money import Money
 from paylab.core.payment import Payment, State
 from paylab.core.tokens import check_account
 from paylab.errors import NotFound, OutcomeUnknown
@@ -36,7 +18,8 @@ from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import current_caller
 from paylab.nodes.node import Node
-from paylab.nodes.outbox import OutboxPump, outbox_table, put
+from paylab.nodes.outbox import OutboxPump
+from paylab.nodes.payment_store import OUTBOX, PaymentStore
 from paylab.pb import coordinator_pb2, coordinator_pb2_grpc, money_pb2
 from paylab.pb import offline_queue_pb2 as queue_pb
 from paylab.pb import offline_queue_pb2_grpc as queue_pb_grpc
@@ -45,29 +28,6 @@ from paylab.pb import payment_gateway_pb2_grpc as pb_grpc
 from paylab.pb import transaction_logger_pb2 as log_pb
 from paylab.pb import transaction_logger_pb2_grpc as log_pb_grpc
 
-TABLES = MetaData()
-PAYMENTS = Table(
-    "payments",
-    TABLES,
-    Column("payment", String, primary_key=True),
-    Column("caller", String, nullable=False),
-    Column("key", String, nullable=False),
-    Column("fingerprint", String, nullable=False),
-    Column("payer", String, nullable=False),
-    Column("payee", String, nullable=False),
-    Column("amount_minor", BigInteger, nullable=False),
-    Column("currency", String, nullable=False),
-    Column("state", String, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("in_a_row", Integer, nullable=False),
-    Column("reason", String, nullable=False),
-    Column("expires_at_s", Float, nullable=False),
-    Column("epoch", Integer, nullable=False),
-    Column("accepted_at_s", Float, nullable=False),
-    UniqueConstraint("caller", "key"),
-    Index("payments_by_state", "state"),
-)
-OUTBOX = outbox_table(TABLES)
 LOG, QUEUE, SAVED = "log", "queue", "saved"
 
 # An attempt that the coordinator has not begun by then is closed unbegun.
@@ -90,12 +50,12 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
     def __init__(self, host: Host) -> None:
         """Keep payments in the store "gateway"."""
         super().__init__(host)
-        self._store = host.store("gateway")
+        self._payments = PaymentStore(host)
         self._epoch = 0
         self._drivers: dict[str, asyncio.Task[Payment]] = {}
         self._changed = asyncio.Condition()
         self._pumps = {
-            topic: OutboxPump(host, store=self._store, table=OUTBOX, topic=topic, send=send)
+            topic: OutboxPump(host, store=self._payments.store, table=OUTBOX, topic=topic, send=send)
             for topic, send in ((LOG, self._send_log), (QUEUE, self._send_queue), (SAVED, self._send_saved))
         }
 
@@ -106,7 +66,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
     async def boot(self) -> None:
         """Create the tables."""
-        await self._store.create_tables(TABLES)
+        await self._payments.create_tables()
 
     async def run(self) -> None:
         """Drive whatever was left open, now and from time to time, and pump the outbox."""
@@ -134,7 +94,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
             **parties,
         )
         wanted = rules.open_attempt(wanted, expires_at_s=self._expiry(), epoch=await self._known_epoch())
-        payment = await self._store.run(lambda connection: _claim(connection, wanted))
+        payment = await self._payments.claim(wanted)
         if payment is wanted:
             self._record(payment)
         else:
@@ -147,14 +107,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
     async def ListPayments(self, request: pb.ListPaymentsRequest, context: Any) -> pb.ListPaymentsResponse:
         """The caller's payments, newest first."""
-        query = (
-            select(PAYMENTS)
-            .where(PAYMENTS.c.caller == current_caller().subject)
-            .order_by(PAYMENTS.c.accepted_at_s.desc(), PAYMENTS.c.payment)
-            .limit(min(request.limit or LIST_DEFAULT, LIST_MAX))
-        )
-        rows = await self._store.run(lambda connection: connection.execute(query).all())
-        return pb.ListPaymentsResponse(receipts=[wire.receipt_to_pb(_payment(row)) for row in rows])
+        limit = min(request.limit or LIST_DEFAULT, LIST_MAX)
+        payments = await self._payments.of_caller(current_caller().subject, limit=limit)
+        return pb.ListPaymentsResponse(receipts=[wire.receipt_to_pb(payment) for payment in payments])
 
     async def WatchPayment(self, request: pb.GetPaymentRequest, context: Any) -> AsyncIterator[pb.Receipt]:
         """Yield the present state, then every later one, until it is terminal. Raises NotFound."""
@@ -162,7 +117,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         yield wire.receipt_to_pb(payment)
         while payment.state not in rules.TERMINAL:
             async with self._changed:
-                latest = await self._read(payment.payment)
+                latest = await self._payments.read(payment.payment)
                 if latest == payment:
                     await self._changed.wait()
                     continue
@@ -240,20 +195,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
     async def _replace(self, payment: Payment, following: Payment) -> Payment:
         """Compare-and-set the payment's row, with its outbox rows; returns what stands there afterwards."""
         rows = self._outbox_rows(following)
-
-        def compare_and_set(connection: Connection) -> bool:
-            same = (
-                (PAYMENTS.c.payment == payment.payment)
-                & (PAYMENTS.c.state == payment.state.value)
-                & (PAYMENTS.c.attempt == payment.attempt)
-            )
-            changed = connection.execute(update(PAYMENTS).where(same).values(_row(following))).rowcount == 1
-            if changed:
-                put(connection, OUTBOX, rows)
-            return changed
-
-        if not await self._store.run(compare_and_set):
-            return await self._existing(payment.payment)
+        present = await self._payments.replace(payment, following, rows)
+        if present is not following:
+            return present
         self._record(following)
         for topic, _ in rows:
             self._pumps[topic].wake()
@@ -263,10 +207,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
     async def _resume(self) -> None:
         """Drive every payment whose attempt is open and that nobody drives: after a restart, all of them."""
-        query = select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment)
         while True:
-            for row in await self._store.run(lambda connection: connection.execute(query).all()):
-                self._drive_in_background(_payment(row))
+            for payment in await self._payments.open_payments():
+                self._drive_in_background(payment)
             await self.host.sleep(RESUME_EVERY_S)
 
     # Steps --------------------------------------------------------------------------------------
@@ -287,25 +230,20 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
     def _coordinator(self) -> coordinator_pb2_grpc.CoordinatorStub:
         return coordinator_pb2_grpc.CoordinatorStub(self.host.channel("coordinator"))
 
-    async def _read(self, payment: str) -> Payment | None:
-        query = select(PAYMENTS).where(PAYMENTS.c.payment == payment)
-        row = await self._store.run(lambda connection: connection.execute(query).first())
-        return _payment(row) if row else None
-
     async def _existing(self, payment: str) -> Payment:
-        found = await self._read(payment)
+        found = await self._payments.read(payment)
         if found is None:
             raise NotFound("NOT_FOUND", f"there is no payment {payment!r}")
         return found
 
     async def _own_payment(self, payment: str) -> Payment:
-        found = await self._read(payment)
+        found = await self._payments.read(payment)
         if found is None or found.caller != current_caller().subject:
             raise NotFound("NOT_FOUND", f"you have no payment {payment!r}")
         return found
 
     def _record(self, payment: Payment) -> None:
-        self._store.forced(f"{payment.state} {payment.txn}", payment.payment)
+        self._payments.store.forced(f"{payment.state} {payment.txn}", payment.payment)
         self.host.recorder.record(
             Kind.STATE,
             payments=(payment.payment,),
@@ -352,25 +290,3 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
     async def _send_saved(self, payloads: list[bytes]) -> None:
         txns = [money_pb2.Txn.FromString(payload) for payload in payloads]
         await self._coordinator().Acknowledge(coordinator_pb2.AcknowledgeRequest(txns=txns))
-
-
-def _claim(connection: Connection, wanted: Payment) -> Payment:
-    """Enter the payment under its key, or return the one that is there."""
-    same_key = (PAYMENTS.c.caller == wanted.caller) & (PAYMENTS.c.key == wanted.key)
-    row = connection.execute(select(PAYMENTS).where(same_key)).first()
-    if row is not None:
-        return _payment(row)
-    connection.execute(insert(PAYMENTS).values(_row(wanted)))
-    return wanted
-
-
-def _row(payment: Payment) -> dict[str, Any]:
-    row = asdict(payment)
-    money = row.pop("money")
-    return {**row, **money, "state": payment.state.value}
-
-
-def _payment(row: Any) -> Payment:
-    fields = dict(row._mapping)
-    money = Money(fields.pop("amount_minor"), fields.pop("currency"))
-    return Payment(**{**fields, "state": State(fields["state"])}, money=money)

@@ -1,0 +1,48 @@
+"""Backoff: doubled, capped, and spread over the whole delay."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paylab.core.backoff import exponential, full_jitter
+
+ATTEMPTS = st.integers(1, 10_000)
+SECONDS = st.floats(0.001, 1_000)
+
+
+@given(ATTEMPTS, SECONDS, SECONDS)
+def test_delay_doubles_up_to_the_cap(attempt: int, base_s: float, cap_s: float) -> None:
+    """Each delay is twice the one before it, or the cap; a huge attempt number overflows nothing."""
+    delay_s = exponential(attempt, base_s=base_s, cap_s=cap_s)
+    assert 0 < delay_s <= cap_s
+    following_s = exponential(attempt + 1, base_s=base_s, cap_s=cap_s)
+    assert following_s == min(cap_s, delay_s * 2)
+
+
+def test_the_first_delay_is_the_base() -> None:
+    """Attempts count from 1."""
+    assert [exponential(n, base_s=0.5, cap_s=3.0) for n in (1, 2, 3, 4, 5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+@given(ATTEMPTS, SECONDS, SECONDS, st.integers())
+def test_jitter_stays_between_zero_and_the_delay(
+    attempt: int, base_s: float, cap_s: float, seed: int
+) -> None:
+    """No wait is longer than the exponential delay."""
+    delay_s = full_jitter(attempt, base_s=base_s, cap_s=cap_s, rng=random.Random(seed))
+    assert 0 <= delay_s <= exponential(attempt, base_s=base_s, cap_s=cap_s)
+
+
+def test_jitter_is_full() -> None:
+    """Delays fill the whole range evenly, so that clients that failed together do not come back together."""
+    rng = random.Random(7)
+    delays = sorted(full_jitter(3, base_s=1.0, cap_s=60.0, rng=rng) for _ in range(1_000))
+    assert delays[100] < 0.6 < 3.4 < delays[900]
+    assert 1.85 < sum(delays) / len(delays) < 2.15
+
+
+def test_chance_is_an_argument() -> None:
+    """The same randomness gives the same delay."""
+    drawn = [full_jitter(2, base_s=1, cap_s=9, rng=random.Random(1)) for _ in range(2)]
+    assert drawn[0] == drawn[1]
