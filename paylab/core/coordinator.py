@@ -257,7 +257,7 @@ class Coordinator:
         return self._resend(attempt, tries=0)
 
     def _resend(self, attempt: Attempt, *, tries: int) -> list[Effect]:
-        """Send what the phase asks for to every bank that has not answered. A lost answer looks like a slow bank."""
+        """Send what the phase asks for to every silent bank: a lost answer looks like a slow bank."""
         txn = attempt.txn
         effects: list[Effect] = []
         for bank in attempt.waiting_for:

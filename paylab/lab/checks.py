@@ -3,6 +3,7 @@
 Every check states what must be true and returns the violations that it found, one line each.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,21 +11,26 @@ from typing import Any
 
 from paylab.core.money import Money
 from paylab.lab.real_world import World
+from paylab.pb import transaction_logger_pb2
+
+
+# A report shows so many violations and counts the rest.
+SHOWN_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
     """Everything that the stores of a lab hold."""
 
-    # bank -> account -> (currency, posted_minor, held_minor)
+    # by bank and account: currency, posted_minor, held_minor
     accounts: dict[str, dict[str, tuple[str, int, int]]]
-    # bank -> txn -> (state, [(account, amount_minor, currency)])
+    # by bank and txn: state, and legs as JSON text
     transactions: dict[str, dict[str, tuple[str, str]]]
-    # bank -> [(posting, txn, account, amount_minor, currency)]
+    # by bank: posting, txn, account, amount_minor, currency
     postings: dict[str, list[tuple[int, str, str, int, str]]]
-    # payment -> (state, attempt, payer, payee, amount_minor, currency, caller, key)
+    # by payment: state, attempt, payer, payee, amount_minor, currency, caller, key
     payments: dict[str, tuple[str, int, str, str, int, str, str, str]]
-    # [(payment, attempt, state)]
+    # payment, attempt, state
     log: list[tuple[str, int, str]] = field(default_factory=list)
 
 
@@ -48,8 +54,8 @@ class Report:
             f"{'BROKEN' if failed[name] else 'holds '}  {name} ({count} checked)"
             for name, count in self.checked.items()
         ]
-        lines += [f"  {violation}" for violation in self.violations[:10]]
-        if len(self.violations) > 10:
+        lines += [f"  {violation}" for violation in self.violations[:SHOWN_MAX]]
+        if len(self.violations) > SHOWN_MAX:
             lines.append(f"  … {len(self.violations)} violations in all")
         lines.append(f"in doubt now: {self.in_doubt}")
         return "\n".join(lines)
@@ -74,15 +80,14 @@ def read_books(world: World, banks: Iterable[str]) -> Books:
         postings[bank] = [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
     rows = world.rows(
         "gateway",
-        "SELECT payment, state, attempt, payer, payee, amount_minor, currency, caller, key FROM payments ORDER BY payment",
+        "SELECT payment, state, attempt, payer, payee, amount_minor, currency, caller, key"
+        " FROM payments ORDER BY payment",
     )
     payments = {row[0]: (row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8]) for row in rows}
     return Books(accounts, transactions, postings, payments, _log(world))
 
 
 def _log(world: World) -> list[tuple[str, int, str]]:
-    from paylab.pb import transaction_logger_pb2  # noqa: PLC0415
-
     events = (
         transaction_logger_pb2.LogEvent.FromString(row[0])
         for row in world.rows("logger", 'SELECT event FROM entries ORDER BY "index"')
@@ -122,8 +127,6 @@ def every_posting_balances(books: Books) -> tuple[int, list[str]]:
 
 def balances_are_sums(books: Books) -> tuple[int, list[str]]:
     """An account's posted balance is the sum of its lines, and what it holds is what its prepared debits need."""
-    import json  # noqa: PLC0415
-
     count, found = 0, []
     for bank, accounts in books.accounts.items():
         posted: Counter[str] = Counter()
@@ -217,10 +220,10 @@ def outcome_agrees_with_ledgers(books: Books) -> tuple[int, list[str]]:
         states_by_payment[txn.rpartition("/")[0]] |= set(states.values())
     found = []
     for payment, row in books.payments.items():
-        states = states_by_payment[payment]
-        if row[0] == "COMMITTED" and not states & {"COMMITTED", "PREPARED"}:
+        at_banks = states_by_payment[payment]
+        if row[0] == "COMMITTED" and not at_banks & {"COMMITTED", "PREPARED"}:
             found.append(f"{payment} is COMMITTED at the gateway and in no ledger")
-        if row[0] in ("DECLINED", "CANCELLED", "DEAD_LETTER", "QUEUED") and "COMMITTED" in states:
+        if row[0] in ("DECLINED", "CANCELLED", "DEAD_LETTER", "QUEUED") and "COMMITTED" in at_banks:
             found.append(f"{payment} is {row[0]} at the gateway, but a bank has posted it")
     return len(books.payments), found
 
@@ -275,7 +278,7 @@ def balances(world: World, banks: Iterable[str]) -> dict[str, Money]:
 
 
 def unsettled(world: World, banks: Iterable[str]) -> int:
-    """How many transactions are in doubt, payments have an open attempt, outbox rows wait or commits are unsettled."""
+    """How many transactions are in doubt, attempts open, outbox rows unsent and commits unsettled."""
     count: Any = 0
     for bank in banks:
         count += world.rows(f"bank-{bank}", "SELECT count(*) FROM transactions WHERE state = 'PREPARED'")[0][

@@ -30,7 +30,8 @@ class LabClient:
     ) -> Receipt:
         """Pay `amount`, such as "12.50 EUR", to another client or to an account such as "boreal/bob".
 
-        Repeating it with the same `key` charges once. Raises a PaylabError that says whether the outcome is known.
+        Repeating it with the same `key` charges once.
+        Raises a PaylabError that says whether the outcome is known.
         """
         return self.submit_pay(payee, amount, key=key, deadline_s=deadline_s).result(deadline_s + 10)
 
@@ -59,5 +60,5 @@ class LabClient:
     def watch(self, payment: str) -> Iterator[Receipt]:
         """Yield a payment's states until it is terminal."""
         states = self._client.watch(payment)
-        while (state := self._world.call(anext(states, None))) is not None:  # type: ignore[arg-type]
+        while (state := self._world.call(anext(states, None))) is not None:
             yield state

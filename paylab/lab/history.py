@@ -13,6 +13,8 @@ from paylab.nodes.wire import HOUSEKEEPING, SECRET_FIELDS
 
 # About 25 MB; a payment of two banks makes about 60 events.
 TAIL_EVENTS = 50_000
+# Of a batch, so many items are shown and the rest is counted.
+ITEMS_SHOWN = 3
 
 
 class History:
@@ -110,8 +112,8 @@ def _text(message: Message) -> str:
             parts.append(f"{field.name}=***")
             continue
         values = list(value) if field.is_repeated else [value]
-        shown = [_value(field, item) for item in values[:3]]
-        if len(values) > 3:
+        shown = [_value(field, item) for item in values[:ITEMS_SHOWN]]
+        if len(values) > ITEMS_SHOWN:
             shown.append(f"… {len(values)} in all")
         parts.append(f"{field.name}={', '.join(shown)}")
     return " ".join(parts)

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from paylab.core.authorization import Identity, Role
 from paylab.core.balancing import POLICIES
@@ -26,7 +26,7 @@ from paylab.nodes.client import PaymentClient, Receipt
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    import networkx
+    import networkx as nx
 
     from paylab.lab.workload import RunResult
 
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 OPERATOR = Identity("lab", Role.OPERATOR)
+# More servers of one kind would not fit a drawing, nor two processor cores.
+SERVERS_MAX = 9
 # The user in whose name files of payments are run.
 RUNNER = "runner"
 
@@ -195,8 +197,8 @@ class Lab:
                 return not unsettled
             await asyncio.sleep(0.05)
 
-    def graph(self) -> "networkx.DiGraph":
-        """The network as a graph: a node per server with `role`, `layer`, `up`; an edge per pair with `calls`."""
+    def graph(self) -> "nx.DiGraph[str]":
+        """The network as a graph: nodes with `role`, `layer`, `up`; an edge per pair with `calls`."""
         from paylab.lab import graphs  # noqa: PLC0415 - networkx takes long to import
 
         return graphs.network_graph(self)
@@ -263,7 +265,7 @@ class Lab:
         if problems:
             raise LabError("BROKEN", "; ".join(problems))
 
-    def __enter__(self) -> "Lab":
+    def __enter__(self) -> Self:
         """Use it in a with block."""
         return self
 
@@ -285,8 +287,8 @@ def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int,
         if not NAME.fullmatch(bank):
             raise LabError("BAD_NAME", f"{bank!r} is not a name of lower-case letters, digits and hyphens")
     for what, count in (("bank_servers", bank_servers), ("auth_servers", auth_servers)):
-        if not 1 <= count <= 9:
-            raise LabError("BAD_ARGUMENT", f"{what} is 1 to 9, not {count}")
+        if not 1 <= count <= SERVERS_MAX:
+            raise LabError("BAD_ARGUMENT", f"{what} is 1 to {SERVERS_MAX}, not {count}")
     if policy not in POLICIES:
         raise LabError("BAD_ARGUMENT", f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
 

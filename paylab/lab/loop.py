@@ -54,7 +54,7 @@ class LoopThread:
         return future
 
     def call(self, work: Coroutine[Any, Any, T], *, timeout_s: float = CALL_TIMEOUT_S) -> T:
-        """Run work on the loop and wait for it. Raises LabError from the loop's own thread, or after `timeout_s`."""
+        """Run work on the loop and wait. Raises LabError from the loop's own thread, or after `timeout_s`."""
         if threading.current_thread() is self._thread:
             work.close()
             raise LabError("WOULD_DEADLOCK", "the blocking face was called from the lab's own event loop")

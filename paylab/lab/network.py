@@ -1,8 +1,9 @@
-"""The nodes of one lab: booted, found by name, crashed and restarted. Everything here runs on the world's loop."""
+"""The nodes of one lab: booted, found by name, crashed, restarted. All of it runs on the world's loop."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from paylab.core.authorization import Identity, Role
 from paylab.core.money import Money
@@ -63,7 +64,7 @@ class Network:
         policy: str,
         password_cost: PasswordCost | None,
     ) -> "Network":
-        """Start the balancers, then everything else at once; return when every server is known to its balancer."""
+        """Start the balancers, then all else at once; return when every server is known to its balancer."""
         network = cls(world, history)
         await network._start_all(
             [
@@ -86,7 +87,7 @@ class Network:
             ("queue", Role.QUEUE, OfflineQueue),
         ]
         servers += [
-            (f"{bank}-{n}", Role.BANK, lambda host, bank=bank: BankServer(host, bank=bank))
+            (f"{bank}-{n}", Role.BANK, partial(BankServer, bank=bank))
             for bank in banks
             for n in range(1, bank_servers + 1)
         ]
@@ -194,5 +195,5 @@ class Network:
             bank_pb2.CloseAccountRequest(account=account), metadata=((BANK_KEY, bank),)
         )
 
-    def _bank(self) -> bank_pb2_grpc.BankStub:
+    def _bank(self) -> "bank_pb2_grpc.BankAsyncStub":
         return bank_pb2_grpc.BankStub(self._operator.channel("bank-lb"))

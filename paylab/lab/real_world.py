@@ -85,12 +85,14 @@ class RealWorld:
         """A certificate for a tool that is no node."""
         return self._authority.issue(identity)
 
-    async def crash(self, host: GrpcHost) -> None:
+    async def crash(self, host: Host) -> None:
         """Kill what runs on a host."""
+        assert isinstance(host, GrpcHost)
         await host.crash()
 
-    async def stop(self, host: GrpcHost) -> None:
+    async def stop(self, host: Host) -> None:
         """End what runs on a host in order."""
+        assert isinstance(host, GrpcHost)
         await host.stop(grace_s=0.5)
 
     def now(self) -> float:

@@ -76,7 +76,7 @@ class AuthServer(Node, pb_grpc.AuthenticationServicer):
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve Authentication."""
-        pb_grpc.add_AuthenticationServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_AuthenticationServicer_to_server(self, server)
         return ["paylab.v1.Authentication"]
 
     async def boot(self) -> None:
@@ -170,9 +170,9 @@ class AuthServer(Node, pb_grpc.AuthenticationServicer):
         query = select(USERS).where(USERS.c.username == username)
         return await self._store.run(lambda connection: connection.execute(query).first())
 
-    async def _keys(self) -> list[Any]:
+    async def _keys(self) -> Sequence[Any]:
         query = select(SIGNING_KEYS).order_by(SIGNING_KEYS.c.made_at_s, SIGNING_KEYS.c.kid)
-        return await self._store.run(lambda connection: list(connection.execute(query)))
+        return await self._store.rows(query)
 
     async def _check_password(self, password_hash: str, password: str) -> None:
         try:
@@ -202,7 +202,7 @@ class AuthServer(Node, pb_grpc.AuthenticationServicer):
             "username": user.username,
             "expires_at_s": self.host.now() + REFRESH_LIFETIME_S,
         }
-        await self._store.run(lambda connection: connection.execute(insert(REFRESH_TOKENS).values(row)))
+        await self._store.execute(insert(REFRESH_TOKENS).values(row))
         return pb.TokenResponse(
             access_token=jwt.encode(claims, private, ALGORITHM, headers={"kid": key.kid, "typ": TYPE}),
             expires_in_s=ACCESS_LIFETIME_S,

@@ -31,7 +31,7 @@ class Batcher(Generic[Item, Result]):
         spawn: Spawn,
         calls_max: int = 1,
     ) -> None:
-        """`send` takes the items of one call and returns a result for each; one call is on its way at a time."""
+        """`send` takes a call's items and returns a result for each; one call is under way at a time."""
         self._send = send
         self._spawn = spawn
         self._sending = False

@@ -111,7 +111,7 @@ class PaymentClient:
     # Trying again -------------------------------------------------------------------------------
 
     async def _until(self, deadline_s: float, ask: Callable[[dict[str, Any]], Awaitable[T]]) -> T:
-        """Ask until there is a definite answer. Raises it when it is an error, OutcomeUnknown at the deadline."""
+        """Ask until there is a definite answer; an error is raised, OutcomeUnknown at the deadline."""
         until_s, failures, refreshed = self._host.now() + deadline_s, 0, False
         while True:
             left_s = until_s - self._host.now()
@@ -157,10 +157,10 @@ class PaymentClient:
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self._access_token}"),)
 
-    def _auth(self) -> authentication_pb2_grpc.AuthenticationStub:
+    def _auth(self) -> "authentication_pb2_grpc.AuthenticationAsyncStub":
         return authentication_pb2_grpc.AuthenticationStub(self._host.channel("auth-lb"))
 
-    def _gateway(self) -> pb_grpc.PaymentGatewayStub:
+    def _gateway(self) -> "pb_grpc.PaymentGatewayAsyncStub":
         return pb_grpc.PaymentGatewayStub(self._host.channel("gateway"))
 
 

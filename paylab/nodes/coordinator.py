@@ -7,14 +7,37 @@ before the log entry that licenses it is durable.
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
-from sqlalchemy import Column, Integer, MetaData, String, Table, delete, insert, select, update
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    delete,
+    insert,
+    select,
+    update,
+)
 
 from paylab.core.authorization import Role
 from paylab.core.coordinator import Coordinator, Timing
-from paylab.core.effects import Append, CommitRecord, Effect, EndRecord, Reply, Send, SetTimer
+from paylab.core.effects import (
+    Append,
+    CommitRecord,
+    Effect,
+    EndRecord,
+    Reply,
+    SavedRecord,
+    Send,
+    SetTimer,
+    TimerKind,
+)
 from paylab.core.messages import Answer, Decide, Inquire, Outcome, Prepare, Txn
 from paylab.nodes import wire
 from paylab.nodes.batching import Batcher
@@ -34,7 +57,9 @@ COMMITS = Table(
     Column("payment", String, primary_key=True),
     Column("attempt", Integer, nullable=False),
     Column("banks", String, nullable=False),  # JSON list of those that must acknowledge
+    Column("saved", Boolean, nullable=False),  # the gateway has the outcome
 )
+Record = CommitRecord | SavedRecord | EndRecord
 # Answer UNDECIDED this long before the caller would stop listening.
 ANSWER_MARGIN_S = 0.2
 FORGET_EVERY_S = 10.0
@@ -52,21 +77,20 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         self._timing = timing or Timing()
         self._store = host.store("coordinator")
         self._core = Coordinator(epoch=0, timing=self._timing)
-        self._recovered: list[CommitRecord] = []
+        self._recovered: list[Effect] = []
         self._waiters: dict[Txn, list[asyncio.Future[Answer]]] = {}
         # The last event under way of each payment.
         self._busy: dict[str, asyncio.Future[None]] = {}
-        self._commits: Batcher[CommitRecord, None] = Batcher(self._write_commits, spawn=host.spawn)
-        self._ends: Batcher[EndRecord, None] = Batcher(self._write_ends, spawn=host.spawn)
+        self._log: Batcher[Record, None] = Batcher(self._write, spawn=host.spawn)
         self._batchers: dict[tuple[str, type], Batcher[Any, None]] = {}
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve Coordinator."""
-        pb_grpc.add_CoordinatorServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_CoordinatorServicer_to_server(self, server)
         return ["paylab.v1.Coordinator"]
 
     async def boot(self) -> None:
-        """Force the next epoch, and read the commits that are not settled."""
+        """Force the next epoch, and remember the commits that are not settled before anybody can ask."""
         await self._store.create_tables(TABLES)
 
         def next_epoch(connection: Any) -> int:
@@ -78,13 +102,15 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
         self._core = Coordinator(epoch=await self._store.run(next_epoch), timing=self._timing)
         query = select(COMMITS).order_by(COMMITS.c.payment)
-        rows = await self._store.run(lambda connection: connection.execute(query).all())
-        self._recovered = [CommitRecord(Txn(r.payment, r.attempt), tuple(json.loads(r.banks))) for r in rows]
+        rows = await self._store.rows(query)
+        self._recovered = self._core.recover(
+            CommitRecord(Txn(r.payment, r.attempt), tuple(json.loads(r.banks)), r.saved) for r in rows
+        )
 
     async def run(self) -> None:
         """Resend what the log says, and forget what is settled from time to time."""
-        for record in self._recovered:
-            await self._handle(record.txn.payment, lambda record=record: self._core.recover([record]))
+        for effect in self._recovered:
+            await self._perform(effect)
         self.host.spawn(self._forget(), daemon=True)
 
     # Coordinator --------------------------------------------------------------------------------
@@ -110,18 +136,18 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     async def GetDecision(self, request: pb.GetDecisionRequest, context: Any) -> pb.GetDecisionResponse:
         """Answer banks in doubt, never with a decision that is not durable yet."""
-        txns = [wire.txn_from_pb(txn) for txn in request.txns]
-        for txn in txns:
+        outcomes = []
+        for txn in (wire.txn_from_pb(message) for message in request.txns):
             await self._turn(txn.payment)
-        now = self.host.now()
-        return pb.GetDecisionResponse(
-            outcomes=[wire.outcome_to_pb(self._core.decision(txn, now=now)) for txn in txns]
-        )
+            # Read at once: while the next one has its turn, this one may be decided and not durable yet.
+            outcomes.append(wire.outcome_to_pb(self._core.decision(txn, now=self.host.now())))
+        return pb.GetDecisionResponse(outcomes=outcomes)
 
     async def Acknowledge(self, request: pb.AcknowledgeRequest, context: Any) -> pb.AcknowledgeResponse:
-        """The gateway has saved these outcomes."""
-        for txn in (wire.txn_from_pb(message) for message in request.txns):
-            self.host.spawn(self._handle(txn.payment, lambda txn=txn: self._core.saved(txn)))
+        """The gateway has saved these outcomes; once we have written it, it need not say so again."""
+        txns = [wire.txn_from_pb(message) for message in request.txns]
+        writing = [self.host.spawn(self._handle(txn.payment, partial(self._core.saved, txn))) for txn in txns]
+        await asyncio.shield(asyncio.gather(*writing))
         return pb.AcknowledgeResponse()
 
     async def GetEpoch(self, request: pb.GetEpochRequest, context: Any) -> pb.GetEpochResponse:
@@ -157,35 +183,43 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
             case Reply(answer):
                 self._reply(answer)
             case SetTimer(kind, txn, delay_s, tries):
-                self.host.call_later(
-                    delay_s,
-                    lambda: _drop(
-                        self.host.spawn(
-                            self._handle(txn.payment, lambda: self._core.timer(kind, txn, tries)), daemon=True
-                        )
-                    ),
-                )
+                self.host.call_later(delay_s, partial(self._fire, kind, txn, tries))
 
-    async def _append(self, record: CommitRecord | EndRecord, *, forced: bool) -> None:
-        if isinstance(record, EndRecord):
-            self._ends.submit(record)  # nobody waits: if it is lost, the banks are told once more
+    def _fire(self, kind: TimerKind, txn: Txn, tries: int) -> None:
+        self.host.spawn(self._handle(txn.payment, partial(self._core.timer, kind, txn, tries)), daemon=True)
+
+    async def _append(self, record: Record, *, forced: bool) -> None:
+        writing = self._log.submit(record)
+        if not forced:
             return
-        await self._commits.submit(record)
-        if forced:
+        await writing
+        if isinstance(record, CommitRecord):  # what the gateway waits for is no part of two-phase commit
             self._store.forced(f"COMMIT {record.txn}", record.txn.payment)
 
-    async def _write_commits(self, records: Sequence[CommitRecord]) -> Sequence[None]:
-        rows = [
-            {"payment": record.txn.payment, "attempt": record.txn.attempt, "banks": json.dumps(record.banks)}
+    async def _write(self, records: Sequence[Record]) -> Sequence[None]:
+        """Write to the log; dropping a commit record is its end record."""
+        commits = [
+            {
+                "payment": record.txn.payment,
+                "attempt": record.txn.attempt,
+                "banks": json.dumps(record.banks),
+                "saved": record.saved,
+            }
             for record in records
+            if isinstance(record, CommitRecord)
         ]
-        await self._store.run(lambda connection: connection.execute(insert(COMMITS), rows))
-        return [None] * len(records)
+        saved = [record.txn.payment for record in records if isinstance(record, SavedRecord)]
+        ended = [record.txn.payment for record in records if isinstance(record, EndRecord)]
 
-    async def _write_ends(self, records: Sequence[EndRecord]) -> Sequence[None]:
-        """Dropping the commit records is the end record."""
-        end = delete(COMMITS).where(COMMITS.c.payment.in_([record.txn.payment for record in records]))
-        await self._store.run(lambda connection: connection.execute(end))
+        def write(connection: Connection) -> None:
+            if commits:
+                connection.execute(insert(COMMITS), commits)
+            if saved:
+                connection.execute(update(COMMITS).where(COMMITS.c.payment.in_(saved)).values(saved=True))
+            if ended:
+                connection.execute(delete(COMMITS).where(COMMITS.c.payment.in_(ended)))
+
+        await self._store.run(write)
         return [None] * len(records)
 
     def _reply(self, answer: Answer) -> None:
@@ -204,13 +238,15 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     def _batcher(self, bank: str, kind: type) -> Batcher[Any, None]:
         if (bank, kind) not in self._batchers:
-            send = {Prepare: self._send_prepares, Decide: self._send_decides, Inquire: self._send_inquiries}[
-                kind
-            ]
-            self._batchers[bank, kind] = Batcher(lambda items: send(bank, items), spawn=self.host.spawn)
+            sends: dict[type, Any] = {
+                Prepare: self._send_prepares,
+                Decide: self._send_decides,
+                Inquire: self._send_inquiries,
+            }
+            self._batchers[bank, kind] = Batcher(partial(sends[kind], bank), spawn=self.host.spawn)
         return self._batchers[bank, kind]
 
-    def _bank(self) -> bank_pb2_grpc.BankStub:
+    def _bank(self) -> "bank_pb2_grpc.BankAsyncStub":
         return bank_pb2_grpc.BankStub(self.host.channel(self._balancer))
 
     async def _send_prepares(self, bank: str, items: Sequence[Prepare]) -> list[None]:
@@ -229,7 +265,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         except grpc.aio.AioRpcError:
             return [None] * len(items)  # a failed call is a lost message; timers cope
         for vote in (wire.vote_from_pb(message) for message in response.votes):
-            self.host.spawn(self._handle(vote.txn.payment, lambda vote=vote: self._core.vote(bank, vote)))
+            self.host.spawn(self._handle(vote.txn.payment, partial(self._core.vote, bank, vote)))
         return [None] * len(items)
 
     async def _send_decides(self, bank: str, items: Sequence[Decide]) -> list[None]:
@@ -241,7 +277,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         except grpc.aio.AioRpcError:
             return [None] * len(items)
         for ack in (wire.ack_from_pb(message) for message in response.acks):
-            self.host.spawn(self._handle(ack.txn.payment, lambda ack=ack: self._core.acknowledge(bank, ack)))
+            self.host.spawn(self._handle(ack.txn.payment, partial(self._core.acknowledge, bank, ack)))
         return [None] * len(items)
 
     async def _forget(self) -> None:
@@ -253,7 +289,3 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 def _patience_s(context: Any) -> float | None:
     remaining_s = context.time_remaining()
     return None if remaining_s is None else max(0.0, remaining_s - ANSWER_MARGIN_S)
-
-
-def _drop(_task: object) -> None:
-    """A timer's work belongs to nobody."""

@@ -56,17 +56,17 @@ class Recorder:
         self.in_flight = 0
         self._now = now
         self._sink = sink
-        self._seq = 0
-        self._calls = 0
+        self.seq = 0
+        self.calls = 0
 
     def new_call(self) -> str:
         """An id for an outbound call, unique among all nodes."""
-        self._calls += 1
-        return f"{self.node}:{self._calls}"
+        self.calls += 1
+        return f"{self.node}:{self.calls}"
 
     def continue_from(self, before: "Recorder") -> None:
         """Number on from where the node was before its restart."""
-        self.lamport, self._seq, self._calls = before.lamport, before._seq, before._calls
+        self.lamport, self.seq, self.calls = before.lamport, before.seq, before.calls
 
     def observe(self, lamport: int) -> None:
         """Learn of another node's clock."""
@@ -84,12 +84,12 @@ class Recorder:
         detail: Any = "",
     ) -> None:
         """Record one event at this node, now."""
-        self._seq += 1
+        self.seq += 1
         self.lamport += 1
         self._sink(
             Event(
                 self.node,
-                self._seq,
+                self.seq,
                 self.lamport,
                 self._now(),
                 kind,

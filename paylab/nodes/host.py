@@ -105,7 +105,7 @@ class GrpcHost:
     ) -> None:
         """Must be made on the event loop that will own every aio object of this host."""
         self.identity = identity
-        self.rng = random.Random()
+        self.rng = random.Random()  # noqa: S311 - for jitter; secrets come from secret_bytes
         self.recorder = Recorder(identity.node, self.now, sink)
         self.verifier = TokenVerifier(self)
         self._credentials = credentials

@@ -209,15 +209,13 @@ class _Recorder:
         self._host = host
         self._target = target
 
-    def _departure(
-        self, details: grpc.aio.ClientCallDetails, request: Any
-    ) -> tuple[grpc.aio.ClientCallDetails, dict[str, str]]:
+    def _departure(self, details: Any, request: Any) -> tuple[Any, dict[str, str]]:
         """Stamp the call with its id, the Lamport clock and the time that is left; record it."""
         recorder = self._host.recorder
-        method = details.method.decode() if isinstance(details.method, bytes) else details.method
+        method: Any = details.method  # text or bytes, whatever the stub gave
         about = {
             "peer": self._target,
-            "method": method,
+            "method": method.decode() if isinstance(method, bytes) else str(method),
             "call": recorder.new_call(),
             "parent": CURRENT_CALL.get(),
         }

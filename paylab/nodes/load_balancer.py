@@ -27,7 +27,7 @@ SUSPECT_S = 1.0
 
 
 class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
-    """Forwards to servers of one role; `group` names what they serve, or None when metadata names the bank."""
+    """Forwards to servers of one role; `group` is what they serve, None when metadata names the bank."""
 
     role = Role.BALANCER
 
@@ -45,7 +45,7 @@ class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve LoadBalancer, and forward whatever else arrives."""
-        pb_grpc.add_LoadBalancerServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_LoadBalancerServicer_to_server(self, server)
         server.add_generic_rpc_handlers((self._proxy,))
         return ["paylab.v1.LoadBalancer"]
 
@@ -137,7 +137,8 @@ class _Proxy(grpc.GenericRpcHandler):
             async def stream(request: bytes, context: Any) -> Any:
                 endpoint = await self._pick(context, but=set())
                 channel = self._balancer.host.channel(endpoint.server)
-                call = channel.unary_stream(method)(request, metadata=_onward(context))
+                open_stream: Any = channel.unary_stream(method)
+                call = open_stream(request, metadata=_onward(context))
                 async for response in call:
                     yield response
 

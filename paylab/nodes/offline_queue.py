@@ -80,7 +80,7 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve OfflineQueue."""
-        pb_grpc.add_OfflineQueueServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_OfflineQueueServicer_to_server(self, server)
         return ["paylab.v1.OfflineQueue"]
 
     async def boot(self) -> None:
@@ -130,11 +130,10 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
 
     async def RetryNow(self, request: pb.RetryNowRequest, context: Any) -> pb.RetryNowResponse:
         """Make waiting payments due at once."""
-        which = ENTRIES.c.dead.is_(False)
+        due = update(ENTRIES).where(ENTRIES.c.dead.is_(False)).values(due_at_s=self.host.now())
         if request.payments:
-            which &= ENTRIES.c.payment.in_(list(request.payments))
-        due = update(ENTRIES).where(which).values(due_at_s=self.host.now())
-        count = await self._store.run(lambda connection: connection.execute(due).rowcount)
+            due = due.where(ENTRIES.c.payment.in_(list(request.payments)))
+        count = await self._store.execute(due)
         self._woken.set()
         return pb.RetryNowResponse(due=count)
 
@@ -145,7 +144,7 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
             .order_by(ENTRIES.c.seq)
             .limit(min(limit or LIST_DEFAULT, LIST_MAX))
         )
-        rows = await self._store.run(lambda connection: connection.execute(query).all())
+        rows = await self._store.rows(query)
         return [
             pb.QueuedPayment(
                 payment=r.payment, payer=r.payer, tries=r.tries, due_at_s=r.due_at_s, reason=r.reason
@@ -172,11 +171,7 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
                 .order_by(ENTRIES.c.due_at_s, ENTRIES.c.seq)
                 .limit(free)
             )
-            rows = (
-                await self._store.run(lambda connection, query=query: connection.execute(query).all())
-                if free
-                else []
-            )
+            rows = await self._store.rows(query) if free else []
             for row in rows:
                 self._trying[row.payment] = None
                 self.host.spawn(self._try(row))
@@ -206,7 +201,7 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
                     .where(mine)
                     .values(tries=tries, due_at_s=due_at_s, reason=reason, dead=dead)
                 )
-            await self._store.run(lambda connection: connection.execute(change))
+            await self._store.execute(change)
         finally:
             self._trying.pop(entry.payment, None)
             self._woken.set()
@@ -227,7 +222,7 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
             return False
         return True
 
-    def _gateway(self) -> gateway_pb_grpc.PaymentGatewayStub:
+    def _gateway(self) -> "gateway_pb_grpc.PaymentGatewayAsyncStub":
         return gateway_pb_grpc.PaymentGatewayStub(self.host.channel("gateway"))
 
     def _delay_s(self, attempt: int) -> float:

@@ -70,7 +70,7 @@ class OutboxPump:
         self._filled.set()  # rows may be left from before a crash
         mine = table.c.topic == topic
         self._oldest = select(table.c.seq, table.c.payload).where(mine).order_by(table.c.seq).limit(BATCH_MAX)
-        self._up_to = lambda seq: delete(table).where(mine & (table.c.seq <= seq))
+        self._mine, self._seq, self._table = mine, table.c.seq, table
 
     def wake(self) -> None:
         """Say that there may be rows."""
@@ -82,7 +82,7 @@ class OutboxPump:
         while True:
             await self._filled.wait()
             self._filled.clear()
-            rows = await self._store.run(lambda connection: connection.execute(self._oldest).all())
+            rows = await self._store.rows(self._oldest)
             if not rows:
                 continue
             self._filled.set()
@@ -95,5 +95,4 @@ class OutboxPump:
                 )
                 continue
             failures = 0
-            sent = self._up_to(rows[-1].seq)
-            await self._store.run(lambda connection, sent=sent: connection.execute(sent))
+            await self._store.execute(delete(self._table).where(self._mine & (self._seq <= rows[-1].seq)))

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
+
 from paylab.core import idempotency
 from paylab.core import payment as rules
 from paylab.core.authorization import Role
@@ -61,7 +62,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve PaymentGateway."""
-        pb_grpc.add_PaymentGatewayServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_PaymentGatewayServicer_to_server(self, server)
         return ["paylab.v1.PaymentGateway"]
 
     async def boot(self) -> None:
@@ -82,16 +83,18 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         Raises OutcomeUnknown when the caller's time ends first; the work goes on.
         """
         caller, money = current_caller(), wire.money_from_pb(request.money)
-        parties = {"payer": request.payer, "payee": request.payee, "money": money}
-        idempotency.check_request(key=request.idempotency_key, **parties)
-        check_account(caller, request.payer)
+        payer, payee = request.payer, request.payee
+        idempotency.check_request(key=request.idempotency_key, payer=payer, payee=payee, money=money)
+        check_account(caller, payer)
         wanted = Payment(
             payment=self.host.new_id(),
             caller=caller.subject,
             key=request.idempotency_key,
-            fingerprint=idempotency.fingerprint(**parties),
+            fingerprint=idempotency.fingerprint(payer=payer, payee=payee, money=money),
+            payer=payer,
+            payee=payee,
+            money=money,
             accepted_at_s=self.host.now(),
-            **parties,
         )
         wanted = rules.open_attempt(wanted, expires_at_s=self._expiry(), epoch=await self._known_epoch())
         payment = await self._payments.claim(wanted)
@@ -145,7 +148,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
     # Driving a payment --------------------------------------------------------------------------
 
     async def _settled(self, payment: Payment, context: Any) -> Payment:
-        """The payment once no attempt of it is open. Raises OutcomeUnknown when the caller's time ends first."""
+        """The payment once no attempt of it is open; OutcomeUnknown when the caller's time ends first."""
         if payment.state is not State.PREPARING:
             return payment
         driver = self._drive_in_background(payment)
@@ -227,7 +230,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
                 return 0
         return self._epoch
 
-    def _coordinator(self) -> coordinator_pb2_grpc.CoordinatorStub:
+    def _coordinator(self) -> "coordinator_pb2_grpc.CoordinatorAsyncStub":
         return coordinator_pb2_grpc.CoordinatorStub(self.host.channel("coordinator"))
 
     async def _existing(self, payment: str) -> Payment:

@@ -97,7 +97,7 @@ class PaymentStore:
         return await self._claims.submit(wanted)
 
     async def replace(self, before: Payment, after: Payment, outbox: Sequence[tuple[str, bytes]]) -> Payment:
-        """Compare and set; returns what stands there afterwards: `after`, or what somebody else made of it."""
+        """Compare and set; returns what stands there then: `after`, or what somebody else made of it."""
         return await self._replacements.submit(Replacement(before, after, tuple(outbox)))
 
     async def read(self, payment: str) -> Payment | None:
@@ -108,7 +108,7 @@ class PaymentStore:
     async def open_payments(self) -> list[Payment]:
         """Every payment with an open attempt."""
         query = select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment)
-        rows = await self.store.run(lambda connection: connection.execute(query).all())
+        rows = await self.store.rows(query)
         return [_payment(row) for row in rows]
 
     async def of_caller(self, caller: str, *, limit: int) -> list[Payment]:
@@ -119,7 +119,7 @@ class PaymentStore:
             .order_by(PAYMENTS.c.accepted_at_s.desc(), PAYMENTS.c.payment)
             .limit(limit)
         )
-        rows = await self.store.run(lambda connection: connection.execute(query).all())
+        rows = await self.store.rows(query)
         return [_payment(row) for row in rows]
 
     async def _claim_all(self, wanted: Sequence[Payment]) -> list[Payment]:
@@ -133,10 +133,11 @@ def _claim_all(connection: Connection, wanted: Sequence[Payment]) -> list[Paymen
     keys = [payment.key for payment in wanted]
     rows = connection.execute(_BY_KEY, {"keys": keys})
     owners = {(payment.caller, payment.key): payment for payment in map(_payment, rows)}
-    fresh = []
-    for payment in wanted:
-        if owners.setdefault((payment.caller, payment.key), payment) is payment:
-            fresh.append(_row(payment))
+    fresh = [
+        _row(payment)
+        for payment in wanted
+        if owners.setdefault((payment.caller, payment.key), payment) is payment
+    ]
     if fresh:
         connection.execute(_INSERT, fresh)
     return [owners[payment.caller, payment.key] for payment in wanted]
@@ -175,4 +176,4 @@ def _payment(row: Any) -> Payment:
     return Payment(**fields, money=Money(row.amount_minor, row.currency))
 
 
-_FIELDS = [name for name in PAYMENTS.c.keys() if name not in ("amount_minor", "currency")]  # noqa: SIM118 - no mapping
+_FIELDS = [column.name for column in PAYMENTS.c if column.name not in ("amount_minor", "currency")]

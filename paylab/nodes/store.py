@@ -6,11 +6,11 @@ one fails is rolled back and run again one by one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, MetaData, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 from paylab.nodes.events import Kind, Recorder
@@ -127,6 +127,14 @@ class Store:
             raise StoreFenced
         result: T = await self._database.enqueue(self, transaction)
         return result
+
+    async def rows(self, query: Executable) -> Sequence[Any]:
+        """What a query finds."""
+        return await self.run(lambda connection: connection.execute(query).all())
+
+    async def execute(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None) -> int:
+        """Run one statement, for each of `rows` if there are any; returns how many rows it touched."""
+        return await self.run(lambda connection: int(connection.execute(statement, rows).rowcount))
 
     def forced(self, what: str, *payments: str) -> None:
         """Record a write that somebody waited for because the protocol demands it."""

@@ -53,7 +53,9 @@ class TokenVerifier:
             raise Unauthenticated("TOKEN_INVALID", f"an access token has typ {TYPE} and alg {ALGORITHM}")
         key = await self._key(str(header.get("kid", "")))
         # Times, issuer and audience are checked with the node's own clock by check_claims.
-        unchecked = {f"verify_{name}": False for name in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")}
+        unchecked: Any = {
+            f"verify_{name}": False for name in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")
+        }
         try:
             claims: dict[str, Any] = jwt.decode(token, key, algorithms=[ALGORITHM], options=unchecked)
         except jwt.InvalidTokenError as error:

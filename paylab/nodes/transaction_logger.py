@@ -44,7 +44,7 @@ class TransactionLogger(Node, pb_grpc.TransactionLoggerServicer):
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve TransactionLogger."""
-        pb_grpc.add_TransactionLoggerServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_TransactionLoggerServicer_to_server(self, server)
         return ["paylab.v1.TransactionLogger"]
 
     async def boot(self) -> None:

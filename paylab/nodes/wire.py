@@ -146,7 +146,7 @@ def commit_from_pb(message: coordinator_pb2.CommitRequest) -> core.Commit:
     """Read a Commit. Raises InvalidRequest when its legs do not sum to zero in one currency."""
     legs = _legs_from_pb(message.legs)
     currencies = {leg.money.currency for leg in legs}
-    if len(currencies) != 1 or sum(leg.money.amount_minor for leg in legs):
+    if len(currencies) != 1 or sum(leg.money.amount_minor for leg in legs) != 0:
         raise InvalidRequest("INVALID_AMOUNT", "the legs must sum to zero in one currency")
     return core.Commit(txn_from_pb(message.txn), legs, message.expires_at_s, message.epoch)
 
@@ -156,15 +156,15 @@ _OUTCOME_TO_PB = {
     core.Outcome.COMMITTED: coordinator_pb2.OUTCOME_COMMITTED,
     core.Outcome.ABORTED: coordinator_pb2.OUTCOME_ABORTED,
 }
-_OUTCOME_FROM_PB = {number: outcome for outcome, number in _OUTCOME_TO_PB.items()}
+_OUTCOME_FROM_PB: dict[int, core.Outcome] = {number: outcome for outcome, number in _OUTCOME_TO_PB.items()}
 
 
-def outcome_to_pb(outcome: core.Outcome) -> coordinator_pb2.Outcome:
+def outcome_to_pb(outcome: core.Outcome) -> "coordinator_pb2.Outcome.ValueType":
     """Write an outcome."""
     return _OUTCOME_TO_PB[outcome]
 
 
-def outcome_from_pb(number: coordinator_pb2.Outcome) -> core.Outcome:
+def outcome_from_pb(number: int) -> core.Outcome:
     """Read an outcome; one that is not known counts as undecided, which changes nothing."""
     return _OUTCOME_FROM_PB.get(number, core.Outcome.UNDECIDED)
 
