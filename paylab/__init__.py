@@ -23,7 +23,18 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from paylab.core.money import Money
 from paylab.errors import OutcomeUnknown, PaylabError
 from paylab.lab.lab import Lab
+from paylab.lab.predictions import guesses, predict
+from paylab.lab.reading import source
 from paylab.nodes.client import Receipt
 
 __version__ = "0.1.0"
-__all__ = ["Lab", "Money", "OutcomeUnknown", "PaylabError", "Receipt"]
+__all__ = [
+    "Lab",
+    "Money",
+    "OutcomeUnknown",
+    "PaylabError",
+    "Receipt",
+    "guesses",
+    "predict",
+    "source",
+]

@@ -51,7 +51,7 @@ OUTCOME = {
 class Timing:
     """The coordinator's patience, in seconds."""
 
-    vote_deadline_s: float = 2.0
+    vote_deadline_s: float = 4.0
     resend_first_s: float = 0.5
     resend_cap_s: float = 5.0
     # Commit requests that expire later than this from now are refused, so memory of them is bounded.
@@ -188,6 +188,8 @@ class Coordinator:
                 Attempt(txn, Phase.ABORTED, now + self.timing.attempt_lifetime_max_s, reason="UNKNOWN")
             )
             return Outcome.ABORTED
+        if known.txn.attempt < txn.attempt and known.phase is not Phase.COMMITTED:
+            return Outcome.UNDECIDED  # the attempt before is open, so this one cannot be closed yet
         return OUTCOME[known.phase] if known.txn == txn else Outcome.ABORTED
 
     def forget(self, *, now: float) -> int:

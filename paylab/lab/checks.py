@@ -13,7 +13,6 @@ from paylab.core.money import Money
 from paylab.lab.real_world import World
 from paylab.pb import transaction_logger_pb2
 
-
 # A report shows so many violations and counts the rest.
 SHOWN_MAX = 10
 
@@ -126,7 +125,7 @@ def every_posting_balances(books: Books) -> tuple[int, list[str]]:
 
 
 def balances_are_sums(books: Books) -> tuple[int, list[str]]:
-    """An account's posted balance is the sum of its lines, and what it holds is what its prepared debits need."""
+    """A posted balance is the sum of its lines, and what is held is what prepared debits need."""
     count, found = 0, []
     for bank, accounts in books.accounts.items():
         posted: Counter[str] = Counter()
@@ -179,9 +178,12 @@ def both_legs_or_none(books: Books) -> tuple[int, list[str]]:
         if payment is None:
             found.append(f"{txn} is committed, but the gateway knows no such payment")
             continue
-        for bank in {payment[2].partition("/")[0], payment[3].partition("/")[0]}:
-            if states.get(bank) not in ("COMMITTED", "PREPARED"):
-                found.append(f"{txn} is committed, but {states.get(bank, 'unknown')} at {bank}")
+        banks = dict.fromkeys(account.partition("/")[0] for account in payment[2:4])
+        found += [
+            f"{txn} is committed, but {states.get(bank, 'unknown')} at {bank}"
+            for bank in banks
+            if states.get(bank) not in ("COMMITTED", "PREPARED")
+        ]
     return len(states_by_txn), found
 
 

@@ -1,7 +1,7 @@
-"""Where the nodes, edges and counts of a network graph go: rows from top to bottom, nothing on top of anything.
+"""Where the nodes, edges and counts of a network graph go: rows from top to bottom, nothing on another.
 
-An edge that passes rows goes through a gap between their nodes. A count stands beside its edge, where it
-touches neither a node nor another count, and as few other edges as possible.
+An edge that passes rows goes through a gap between their nodes. A count stands beside its edge, where
+it touches neither a node nor another count, and as few other edges as possible.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +56,7 @@ def arrange(
     below: Mapping[str, Sequence[str]],
     reserved: Iterable[Box] = (),
 ) -> Layout:
-    """Lay out nodes in `layers` and edges with `calls`; a node in `below` stands above those that it names."""
+    """Lay out nodes in `layers` and edges with `calls`; a key of `below` stands above those it names."""
     rows = [row for layer in layers for row in _rows(layer)]
     layout = Layout(height=MARGIN * 2 + len(rows) * (NODE_HEIGHT + ROW_GAP) - ROW_GAP)
     for number in reversed(range(len(rows))):
@@ -199,7 +199,7 @@ def _on_cubic(corners: Sequence[Point], t: float) -> Point:
 
 
 def _place_counts(layout: Layout, reserved: Iterable[Box]) -> None:
-    """Give every edge's count the best place that is left; none when there is none, the hover text says it."""
+    """Give every edge's count the best place that is left; if there is none, the hover text says it."""
     blocked = [*layout.nodes.values(), *reserved]
     for number, edge in enumerate(layout.edges):
         width = text_width(f"{edge.calls:,}", COUNT_TEXT) + 2

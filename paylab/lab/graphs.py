@@ -59,7 +59,8 @@ ICONS = {
     Role.CLIENT: "M8 8.2a3 3 0 1 0 0-6a3 3 0 0 0 0 6M2.5 14.5c0-6 11-6 11 0",
     Role.OPERATOR: "M8 5.2a2.8 2.8 0 1 0 0 5.6a2.8 2.8 0 0 0 0-5.6M8 1.5v2M8 12.5v2M1.5 8h2M12.5 8h2"
     "M3.4 3.4l1.5 1.5M11.1 11.1l1.5 1.5M12.6 3.4l-1.5 1.5M4.9 11.1l-1.5 1.5",
-    Role.AUTH: "M5 14h6.5a1 1 0 0 0 1-1V8.5a1 1 0 0 0-1-1h-7a1 1 0 0 0-1 1V13a1 1 0 0 0 1 1zM5.5 7.5V5a2.5 2.5 0 0 1 5 0v2.5",
+    Role.AUTH: "M5 14h6.5a1 1 0 0 0 1-1V8.5a1 1 0 0 0-1-1h-7a1 1 0 0 0-1 1V13a1 1 0 0 0 1 1z"
+    "M5.5 7.5V5a2.5 2.5 0 0 1 5 0v2.5",
     Role.BALANCER: "M1.5 8h4M5.5 8l6-5M5.5 8h8M5.5 8l6 5M9 2.5h3v2.5M11.5 6l2 2l-2 2M9 13.5h3V11",
     Role.GATEWAY: "M3 14.5V6a5 5 0 0 1 10 0v8.5M1 14.5h14M8 14.5v-13M8 8h5",
     Role.COORDINATOR: "M8 1.5l6.5 6.5l-6.5 6.5l-6.5-6.5zM5.3 8.2l2 2l3.5-4",
@@ -75,8 +76,10 @@ STYLE = """
 {id} .purple>*{{stroke:{purple}}} {id} .balancer>*{{stroke:{muted}}} {id} .client>*{{stroke:{faint}}}
 {id} .client path{{stroke:{muted}}}
 {id} .down rect{{fill:{shade};stroke:{muted};stroke-dasharray:4 3}}
-{id} .down path.icon{{stroke:{muted}}} {id} .down text{{fill:{muted}}} {id} .down path.cross{{stroke-width:2.2;stroke:{vermilion}}}
-{id} .edge path{{fill:none;stroke:{muted};stroke-opacity:.65}} {id} .edge path.hit{{stroke:transparent;stroke-width:9}}
+{id} .down path.icon{{stroke:{muted}}} {id} .down text{{fill:{muted}}}
+{id} .down path.cross{{stroke-width:2.2;stroke:{vermilion}}}
+{id} .edge path{{fill:none;stroke:{muted};stroke-opacity:.65}}
+{id} .edge path.hit{{stroke:transparent;stroke-width:9}}
 {id} .edge:hover path.line{{stroke:{blue};stroke-opacity:1}}
 {id} .head{{fill:{muted}}}
 {id} text.count{{font-variant-numeric:tabular-nums}}
@@ -162,14 +165,7 @@ class NetworkGraph(_DiGraph):
         calls_out = sum(data.get("calls", 0) for _, _, data in self.out_edges(name, data=True))
         what = f"{name}: {_ROLE_TEXT.get(role, role)}{'' if up else ', down'}"
         parts = [
-            svg.element(
-                "rect",
-                x=box.left,
-                y=box.top,
-                width=box.right - box.left,
-                height=box.bottom - box.top,
-                rx=7.0,
-            ),
+            svg.rounded(box, rx=7.0),
             svg.element(
                 "path",
                 d=ICONS[role],

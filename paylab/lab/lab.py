@@ -16,10 +16,12 @@ from paylab.core.tokens import ORIGINATOR
 from paylab.errors import LabError
 from paylab.lab import checks
 from paylab.lab.clients import LabClient
+from paylab.lab.durations import seconds
 from paylab.lab.history import History
 from paylab.lab.loop import LabFuture
 from paylab.lab.network import Network
 from paylab.lab.real_world import RealWorld, World
+from paylab.lab.simulator import SimWorld
 from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.client import PaymentClient, Receipt
 
@@ -47,7 +49,8 @@ class Lab:
 
     `banks` are bank names, each with `bank_servers` servers over one ledger; `policy` chooses how both load
     balancers pick. Files go to a fresh folder, or to `data_dir`, from which a later lab continues.
-    Booting a second lab of the same `name` closes the first. Raises LabError for a bad argument.
+    Booting a second lab of the same `name` closes the first. With `world="simulated"` the same nodes run in
+    virtual time, on disks in memory, and everything follows from `seed`. Raises LabError for a bad argument.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Lab:
         data_dir: str | Path | None = None,
         name: str = "lab",
         password_cost: PasswordCost | None = None,
+        world: str = "real",
+        seed: int = 0,
     ) -> None:
         """Boot every node and wait until all of them serve."""
         _check_arguments(banks, bank_servers, auth_servers, policy)
@@ -75,12 +80,12 @@ class Lab:
             "data_dir": data_dir,
             "name": name,
             "password_cost": password_cost,
+            "world": world,
+            "seed": seed,
         }
         self._clients: dict[str, LabClient] = {}
-        self._world: World = RealWorld(
-            name, data_dir=Path(data_dir) if data_dir else None, sink=self.history.add
-        )
-        self._secret = _lab_secret(Path(data_dir)) if data_dir else secrets.token_bytes(32)
+        self._world = _world(world, name, data_dir=data_dir, seed=seed, history=self.history)
+        self._secret = _lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
         self._closed = False
         try:
             self._network = self._world.call(
@@ -91,7 +96,7 @@ class Lab:
                     bank_servers=bank_servers,
                     auth_servers=auth_servers,
                     policy=policy,
-                    password_cost=password_cost,
+                    password_cost=password_cost or self._world.password_cost,
                 )
             )
         except BaseException:
@@ -173,6 +178,10 @@ class Lab:
     def restart(self, node: str) -> None:
         """Start a crashed node again, with a new certificate, from what its disk holds."""
         self._world.call(self._network.restart(node))
+
+    def advance(self, duration: float | str) -> None:
+        """Let time pass: seconds, or text such as "3 h". A simulated world takes hardly any real time for it."""
+        self._world.advance(seconds(duration))
 
     # Looking ------------------------------------------------------------------------------------
 
@@ -278,6 +287,16 @@ class Lab:
         except LabError:
             if error is None:
                 raise
+
+
+def _world(world: str, name: str, *, data_dir: str | Path | None, seed: int, history: History) -> World:
+    if world == "real":
+        return RealWorld(name, data_dir=Path(data_dir) if data_dir else None, sink=history.add)
+    if world != "simulated":
+        raise LabError("BAD_ARGUMENT", f"world is real or simulated, not {world!r}")
+    if data_dir is not None:
+        raise LabError("BAD_ARGUMENT", "a simulated world keeps its files in memory: leave data_dir out")
+    return SimWorld(name, seed=seed, sink=history.add)
 
 
 def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int, policy: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 from paylab.errors import LabError
 
 try:
-    from uvloop import new_event_loop
-except ImportError:  # not on Windows
-    from asyncio import new_event_loop
+    import uvloop as loops  # faster by a tenth, and not on Windows
+except ImportError:
+    loops = asyncio  # type: ignore[assignment]  # it has what we need of it
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         """Start the loop."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._loop = new_event_loop()
+        self._loop: asyncio.AbstractEventLoop = loops.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"paylab {name}", daemon=True)
         self._thread.start()
 

@@ -21,8 +21,14 @@ from paylab.nodes.node import Node
 from paylab.nodes.offline_queue import OfflineQueue
 from paylab.nodes.payment_gateway import PaymentGateway
 from paylab.nodes.transaction_logger import TransactionLogger
-from paylab.pb import authentication_pb2, authentication_pb2_grpc, bank_pb2, bank_pb2_grpc
-from paylab.pb import load_balancer_pb2, load_balancer_pb2_grpc
+from paylab.pb import (
+    authentication_pb2,
+    authentication_pb2_grpc,
+    bank_pb2,
+    bank_pb2_grpc,
+    load_balancer_pb2,
+    load_balancer_pb2_grpc,
+)
 
 OPERATOR = Identity("lab", Role.OPERATOR)
 READY_TIMEOUT_S = 20.0

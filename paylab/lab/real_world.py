@@ -1,5 +1,6 @@
 """The real world of a lab: one event loop, real gRPC servers over mutual TLS, files in a folder."""
 
+import secrets
 import sqlite3
 import tempfile
 import time
@@ -11,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from paylab.core.authorization import Identity
 from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture, LoopThread
 from paylab.lab.pki import Authority
+from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.events import Event
 from paylab.nodes.host import AddressBook, GrpcHost, Host
 from paylab.nodes.store import Databases
@@ -23,6 +25,8 @@ class World(Protocol):
 
     # What a badge on a figure says: "real", or "simulated, seed 7".
     badge: str
+    # What hashing a password costs here.
+    password_cost: PasswordCost
 
     def call(self, work: Coroutine[Any, Any, T], *, timeout_s: float = CALL_TIMEOUT_S) -> T:
         """Run work on the world's loop and wait for it."""
@@ -42,6 +46,12 @@ class World(Protocol):
     def now(self) -> float:
         """The world's time, seconds since the Unix epoch."""
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+
+    def secret_bytes(self, length: int) -> bytes:
+        """Bytes for the lab's own secrets."""
+
     def rows(self, store: str, query: str) -> list[tuple[Any, ...]]:
         """Read a database independently of the nodes; empty when it does not exist yet."""
 
@@ -53,6 +63,7 @@ class RealWorld:
     """Real servers, real time, real files."""
 
     badge = "real"
+    password_cost = PasswordCost()
 
     def __init__(self, name: str, *, data_dir: Path | None, sink: Callable[[Event], None]) -> None:
         """Files go to `data_dir`, or to a fresh folder that vanishes with the lab."""
@@ -98,6 +109,14 @@ class RealWorld:
     def now(self) -> float:
         """The wall clock."""
         return time.time()
+
+    def advance(self, seconds: float) -> None:
+        """Wait for real."""
+        time.sleep(seconds)
+
+    def secret_bytes(self, length: int) -> bytes:
+        """From the operating system."""
+        return secrets.token_bytes(length)
 
     def rows(self, store: str, query: str) -> list[tuple[Any, ...]]:
         """Read through a connection of our own."""

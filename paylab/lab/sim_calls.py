@@ -43,6 +43,7 @@ class SimCall:
         "method",
         "requests",
         "responses",
+        "revoked",
         "sent_ns",
         "served",
     )
@@ -58,6 +59,8 @@ class SimCall:
         self.responses: Stream | None = None
         # The other side's object, once the call has arrived there; only the network uses it.
         self.served: Any = None
+        # Word of the caller's cancellation was faster than the call itself.
+        self.revoked = False
         self.sent_ns = host.world.loop.now_ns
         self.deadline_ns = None if timeout is None else self.sent_ns + max(0, round(timeout * NS_PER_S))
         self._code: grpc.StatusCode | None = None
@@ -74,13 +77,13 @@ class SimCall:
         if request is not None:
             self.message = method.serialize(request)
         host.calls[self] = None
+        if self.deadline_ns is not None:
+            host.world.deadlines.add(self)
         self._send()
 
     def _send(self) -> None:
         host, link = self.host, self.method.out
         loop = host.world.loop
-        if self.deadline_ns is not None:
-            host.world.deadlines.add(self)
         delay_ns = link.transit_ns()
         if delay_ns is not None:
             loop.after_ns(delay_ns, host.world.arrive, self)
@@ -217,6 +220,7 @@ class SimCall:
 
 
 def _cancel_served(call: SimCall) -> None:
+    call.revoked = True
     if call.served is not None:
         call.served.cancel_by_caller()
 
@@ -243,14 +247,14 @@ class UnaryResponseCall(SimCall):
 class StreamResponseCall(SimCall):
     """A call with a stream of responses, to be iterated or read."""
 
-    __slots__ = ("_iterator",)
+    def __init__(self, method: "Method", request: Any, timeout: float | None, metadata: Any) -> None:
+        """Send it at once; the server fills our stream over its own link."""
+        self._iterator: AsyncIterator[Any] | None = None
+        super().__init__(method, request, timeout, metadata)
 
     def _send(self) -> None:
         loop = self.host.world.loop
-        self._iterator: AsyncIterator[Any] | None = None
-        # Made here, filled by the server over its own link.
-        self.responses = Stream(loop, Wire(loop, self.method.back, reply=True))
-        self.responses.daemon = self.daemon
+        self.responses = Stream(loop, Wire(loop, self.method.back, reply=True), daemon=self.daemon)
         super()._send()
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -265,11 +269,8 @@ class StreamResponseCall(SimCall):
 
     async def read(self) -> Any:
         """The next response, or EOF. Raises AioRpcError at the end of a call that failed."""
-        if self.host.dead:
-            await self.host.world.loop.create_future()
-        assert self.responses is not None
         try:
-            message = await self.responses.receive()
+            message = await self.responses.receive() if self.responses is not None else None
             if message is None:
                 await self._ended()
         except CancelledError:
@@ -281,45 +282,42 @@ class StreamResponseCall(SimCall):
         return self.method.deserialize(message)
 
 
-class StreamRequests:
-    """What a call with a stream of requests adds: an iterator that is sent, or `write` and `done_writing`."""
+class StreamRequestCall(SimCall):
+    """A call with a stream of requests: an iterator that is sent, or `write` and `done_writing`."""
 
-    __slots__ = ()
-
-    # The call that this is mixed into.
-    host: Any
-    method: Any
-    requests: Stream | None
-
-    def open_stream(self: Any, requests: Iterable[Any] | AsyncIterable[Any] | None) -> None:
-        """Send what an iterator yields, or wait for `write`."""
+    def _send(self) -> None:
         loop = self.host.world.loop
-        self.requests = Stream(loop, Wire(loop, self.method.out, reply=False))
-        self.requests.daemon = self.daemon
-        if requests is not None:
-            self._pump = loop.create_task(self._send_all(requests))
+        wire = Wire(loop, self.method.out, reply=False)
+        self.requests = Stream(loop, wire, daemon=self.daemon)
+        wire.send(self.host.world.arrive, self)  # the call goes ahead of its messages, on the same wire
 
-    async def _send_all(self: Any, requests: Any) -> None:
-        if isinstance(requests, AsyncIterable):
-            async for request in requests:
-                await self._write(request)
-        else:
-            for request in requests:
-                await self._write(request)
-        await self.done_writing()
+    def feed(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
+        """Send whatever an iterator yields."""
+        self._pump = self.host.world.loop.create_task(self._send_all(requests))
 
-    async def _write(self: Any, request: Any) -> None:
-        if self.done():
+    async def _send_all(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
+        try:
+            if isinstance(requests, AsyncIterable):
+                async for request in requests:
+                    await self.write(request)
+            else:
+                for request in requests:
+                    await self.write(request)
+            await self.done_writing()
+        except asyncio.InvalidStateError:
+            pass  # the call ended before its requests did
+        except Exception:  # noqa: BLE001 - as grpc.aio does when a caller's iterator fails
+            self.cancel()
+
+    async def write(self, request: Any) -> None:
+        """Send one request. Raises InvalidStateError when the call has ended."""
+        if self.done() or self.requests is None:
             raise asyncio.InvalidStateError("RPC already finished.")
         await self.requests.send(self.method.serialize(request))
 
-    async def write(self: Any, request: Any) -> None:
-        """Send one request."""
-        await self._write(request)
-
-    async def done_writing(self: Any) -> None:
+    async def done_writing(self) -> None:
         """Say that no other request comes."""
-        if not self.done():
+        if not self.done() and self.requests is not None:
             self.requests.close()
 
 
@@ -331,17 +329,14 @@ class UnaryStreamCall(StreamResponseCall, grpc.aio.UnaryStreamCall):
     """One request, a stream of responses."""
 
 
-class StreamUnaryCall(StreamRequests, UnaryResponseCall, grpc.aio.StreamUnaryCall):
+class StreamUnaryCall(StreamRequestCall, UnaryResponseCall, grpc.aio.StreamUnaryCall):
     """A stream of requests, one response."""
 
-    def _send(self) -> None:
-        self.open_stream(None)
-        super()._send()
 
-
-class StreamStreamCall(StreamRequests, StreamResponseCall, grpc.aio.StreamStreamCall):
+class StreamStreamCall(StreamRequestCall, StreamResponseCall, grpc.aio.StreamStreamCall):
     """Streams both ways."""
 
     def _send(self) -> None:
-        self.open_stream(None)
+        loop = self.host.world.loop
+        self.responses = Stream(loop, Wire(loop, self.method.back, reply=True), daemon=self.daemon)
         super()._send()

@@ -40,10 +40,10 @@ class Stream:
 
     __slots__ = ("_arrived", "_loop", "_reader", "_unread", "_writers", "daemon", "ended", "wire")
 
-    def __init__(self, loop: VirtualLoop, wire: Wire) -> None:
-        """Nothing sent yet."""
+    def __init__(self, loop: VirtualLoop, wire: Wire, *, daemon: bool) -> None:
+        """Nothing sent yet; `daemon` says whether the call is one of a daemon's."""
         self.wire = wire
-        self.daemon = False
+        self.daemon = daemon
         # Nothing more will arrive.
         self.ended = False
         self._loop = loop

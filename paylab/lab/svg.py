@@ -1,4 +1,4 @@
-"""The few pieces of SVG that all figures are made of: elements, measured text, colours of the theme, the frame."""
+"""The pieces of SVG that figures are made of: elements, measured text, colours of the theme, the frame."""
 
 import html
 import re
@@ -52,6 +52,25 @@ class Box(NamedTuple):
         """Whether a point lies in it, or closer than `margin`."""
         return self.left - margin < x < self.right + margin and self.top - margin < y < self.bottom + margin
 
+    def meets(self, start: tuple[float, float], end: tuple[float, float]) -> bool:
+        """Whether a straight line passes through it, after Liang and Barsky."""
+        (x, y), (end_x, end_y) = start, end
+        enters, leaves = 0.0, 1.0
+        for delta, room in (
+            (x - end_x, x - self.left),
+            (end_x - x, self.right - x),
+            (y - end_y, y - self.top),
+            (end_y - y, self.bottom - y),
+        ):
+            if delta == 0:
+                if room < 0:
+                    return False
+            elif delta < 0:
+                enters = max(enters, room / delta)
+            else:
+                leaves = min(leaves, room / delta)
+        return enters <= leaves
+
 
 def box_around(x: float, y: float, width: float, height: float) -> Box:
     """The box of that size with its centre there."""
@@ -97,22 +116,28 @@ def path(points: list[tuple[float, float]]) -> str:
 
 def cross(x: float, y: float, *, reach: float = 4.0, title: str = "", class_: str = "cross") -> str:
     """A cross."""
-    lines = f"M{_number(x - reach)} {_number(y - reach)}l{2 * reach} {2 * reach}m0 {-2 * reach}l{-2 * reach} {2 * reach}"
+    there, back = _number(2 * reach), _number(-2 * reach)
+    lines = f"M{_number(x - reach)} {_number(y - reach)}l{there} {there}m0 {back}l{back} {there}"
     return element("path", title=title, d=lines, class_=class_)
 
 
-def badge(text: str) -> str:
-    """Where a figure comes from, in its upper right corner."""
-    width = text_width(text, 10.0) + 14
-    frame = element(
-        "rect", x=WIDTH - width - 3, y=3.0, width=width, height=16.0, rx=8.0, class_="badge-frame"
+def badge(text: str, *, y: float = 11.0) -> str:
+    """Where a figure comes from, at its right side with its middle at height `y`."""
+    box = badge_box(text, y=y)
+    return rounded(box, rx=8.0, class_="badge-frame") + label(
+        text, *box.centre, class_="badge", text_anchor="middle"
     )
-    return frame + label(text, WIDTH - 3 - width / 2, 11.0, class_="badge", text_anchor="middle")
 
 
-def badge_box(text: str) -> Box:
+def badge_box(text: str, *, y: float = 11.0) -> Box:
     """Where the badge is."""
-    return Box(WIDTH - text_width(text, 10.0) - 17, 3.0, WIDTH - 3, 19.0)
+    return Box(WIDTH - text_width(text, 10.0) - 17, y - 8, WIDTH - 3, y + 8)
+
+
+def rounded(box: Box, *, rx: float = 0.0, class_: str = "") -> str:
+    """A rectangle with round corners."""
+    left, top, right, bottom = box
+    return element("rect", x=left, y=top, width=right - left, height=bottom - top, rx=rx, class_=class_)
 
 
 _STYLE = """

@@ -1,12 +1,13 @@
 """Where everything of a space-time diagram goes: a column for each node, time running down.
 
-Time is stretched where much happens and compressed where little does, so heights are ordered but not to scale.
-Events are taken in the order of time; each goes as far down as its labels need to touch no other.
+Time is stretched where much happens and compressed where little does: heights are in order, not to scale.
+Events are taken in the order of time; each goes as far down as its labels need to touch nothing else.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 
 from paylab.lab.svg import WIDTH, Box, box_around, text_width
@@ -18,16 +19,26 @@ LEFT, RIGHT = 46.0, 8.0
 HEADER_TEXT = 10.5
 HEADER_HEIGHT = 18.0
 HEADER_STEP = 21.0
-# Least and most room between two events that follow one another, and the room that a gap takes.
-STEP_MIN, STEP_MAX, GAP_STEP = 1.5, 26.0, 38.0
+# Least and most room between two events that follow one another, how it grows, and what a gap takes.
+STEP_MIN, STEP_MAX, STEP_GROWTH, GAP_STEP = 2.0, 26.0, 3.5, 38.0
 # A pause this many times as long as usual is a gap.
 GAP_TIMES_USUAL = 40.0
 TICK_GAP = 24.0
+# Below so many seconds a length of time is written in that unit, with so many decimals.
+DURATIONS = (
+    (0.09995, 0.001, 1, "ms"),
+    (0.9995, 0.001, 0, "ms"),
+    (9.995, 1.0, 2, "s"),
+    (99.95, 1.0, 1, "s"),
+    (600.0, 1.0, 0, "s"),
+)
 # How far a message that is lost comes on its way.
-LOST_AT = 0.55
-LOST_FALL = 12.0
-# A call to a node that is not drawn would have nowhere to go.
-NUDGE = 2.0
+LOST_AT, LOST_FALL = 0.55, 12.0
+# How an event moves down until its labels fit, and how far it may before they may cross arrows.
+NUDGE, NUDGES_MAX = 2.0, 16
+# Only what was placed this lately can be in the way.
+LATELY = 120
+BOLD = frozenset({"strong", "good", "bad"})
 
 
 @dataclass(slots=True)
@@ -67,11 +78,12 @@ def pair_calls(events: Iterable[Event]) -> dict[str, Call]:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text and the box that it fills."""
+    """A text and the box that it fills; `point` is what it stands beside."""
 
     text: str
     box: Box
     style: str
+    point: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +97,15 @@ class Arrow:
     style: str
     title: str
     lost: bool = False
+
+    @property
+    def cross(self) -> tuple[float, float] | None:
+        """Where the cross of a message that is lost, or that tells of a failure, is."""
+        if not self.lost:
+            return None
+        if self.style == "error":
+            return (self.x + self.end_x) / 2, (self.y + self.end_y) / 2
+        return self.end_x, self.end_y
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +146,20 @@ class Layout:
 
 
 def duration(seconds: float) -> str:
-    """A length of time, short."""
-    ms = seconds * 1000
-    if ms < 99.95:
-        return f"{ms:.1f} ms"
-    if ms < 9_999.5:
-        return f"{ms:.0f} ms"
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+    """A length of time, in about three digits."""
+    for limit_s, unit_s, digits, unit in DURATIONS:
+        if seconds < limit_s:
+            return f"{seconds / unit_s:.{digits}f} {unit}"
+    return f"{seconds / 60:.0f} min"
 
 
 def columns(names: Sequence[str]) -> dict[str, float]:
-    """The height of a node's line from the left, for every node."""
-    first = LEFT + text_width(names[0], HEADER_TEXT) / 2 + 4 if names else LEFT
-    last = WIDTH - RIGHT - text_width(names[-1], HEADER_TEXT) / 2 - 6 if names else WIDTH
-    if len(names) < 2:
-        return dict.fromkeys(names, (LEFT + WIDTH) / 2)
-    step = (last - first) / (len(names) - 1)
+    """How far from the left each node's line is."""
+    if not names:
+        return {}
+    first = LEFT + text_width(names[0], HEADER_TEXT) / 2 + 4
+    last = WIDTH - RIGHT - text_width(names[-1], HEADER_TEXT) / 2 - 6
+    step = (last - first) / max(1, len(names) - 1)
     return {name: first + number * step for number, name in enumerate(names)}
 
 
@@ -167,12 +186,14 @@ class Placer:
         """Nothing is placed yet."""
         self.layout = Layout(columns=columns(names))
         self.layout.headers = headers(self.layout.columns, top=top)
-        self.layout.top = max((box.bottom for box in self.layout.headers.values()), default=top) + 6
-        self.y = self.layout.top + 8
+        self.layout.top = max((box.bottom for box in self.layout.headers.values()), default=top) + 4
+        self.y = self.layout.top + 10
         self._start_s = self._last_s = events[0].at_s if events else 0.0
-        pauses = [b.at_s - a.at_s for a, b in zip(events, events[1:], strict=False) if b.at_s > a.at_s]
+        pauses = [later.at_s - event.at_s for event, later in pairwise(events) if later.at_s > event.at_s]
         self._usual_s = median(pauses) if pauses else 1.0
         self._tick_y = -math.inf
+        # What no label may cover.
+        self._taken: list[Box] = []
 
     def advance(self, event: Event) -> None:
         """Move down for the time since the event before."""
@@ -180,19 +201,27 @@ class Placer:
         self._last_s = max(self._last_s, event.at_s)
         times = pause_s / self._usual_s
         if times > GAP_TIMES_USUAL:
-            self.layout.gaps.append((self._below_everything() + GAP_STEP / 2, duration(pause_s)))
+            self.layout.gaps.append((self._lowest() + GAP_STEP / 2, duration(pause_s)))
             self.y = self.layout.gaps[-1][0] + GAP_STEP / 2
         else:
-            self.y += min(STEP_MAX, STEP_MIN + 3.0 * math.sqrt(times))
+            self.y += min(STEP_MAX, STEP_MIN + STEP_GROWTH * math.sqrt(times))
 
-    def settle(self, wanted: Callable[[float], list[list[Label]]]) -> float:
-        """Take the first height, from here on, at which of each of the wanted labels one place is free."""
-        while True:
-            chosen = self._choose(wanted(self.y))
-            if chosen is not None:
-                self.layout.labels += chosen
-                return self.y
-            self.y += NUDGE
+    def settle(self, places: "Callable[[float], Sequence[Label]]", arrow: "ArrowTo | None" = None) -> None:
+        """Take the first height from here on at which one of the label's places is free.
+
+        `arrow` gives the arrow that ends there. Crossing arrows and labels are avoided as far as possible.
+        """
+        start = self.y
+        for strict in (True, False):
+            self.y = start
+            for _ in range(NUDGES_MAX if strict else 1_000):
+                line = arrow(self.y) if arrow else None
+                found = next((p for p in places(self.y) if self._is_free(p, line, strict=strict)), None)
+                if found is not None:
+                    self._take(found, line)
+                    return
+                self.y += NUDGE
+        raise AssertionError("there is always room further down")
 
     def tick(self, event: Event) -> None:
         """Write the time at the left, if there is room."""
@@ -202,49 +231,73 @@ class Placer:
 
     def finish(self) -> Layout:
         """The layout, with its lower end."""
-        self.layout.bottom = self._below_everything() + 10
+        self.layout.bottom = self._lowest() + 10
         return self.layout
 
-    def _below_everything(self) -> float:
-        return max([self.y, *(label.box.bottom for label in self.layout.labels[-40:])])
+    def _lowest(self) -> float:
+        ends = [arrow.end_y for arrow in self.layout.arrows[-LATELY:]]
+        return max([self.y, *ends, *(box.bottom for box in self._taken[-LATELY:])])
 
-    def _choose(self, wanted: list[list[Label]]) -> list[Label] | None:
-        chosen: list[Label] = []
-        # What is far above cannot be touched any more.
-        placed = self.layout.labels[-80:]
-        for places in wanted:
-            for place in places:
-                inside = place.box.left >= LEFT - 6 and place.box.right <= WIDTH - 1
-                if inside and not any(place.box.overlaps(o.box, margin=0.5) for o in [*placed, *chosen]):
-                    chosen.append(place)
-                    break
-            else:
-                return None
-        return chosen
+    def _is_free(self, label: Label, line: Arrow | None, *, strict: bool) -> bool:
+        box = label.box
+        if box.left < LEFT - 2 or box.right > WIDTH - 1:
+            return False
+        if label.text and any(box.overlaps(other, margin=0.5) for other in self._taken[-LATELY:]):
+            return False
+        if not strict:
+            return True
+        lines = self.layout.arrows[-LATELY:]
+        if any(box.meets((other.x, other.y), (other.end_x, other.end_y)) for other in lines):
+            return False
+        if not label.text and any(box.overlaps(other) for other in self._taken[-LATELY:]):
+            return False
+        return line is None or not any(
+            one.box.meets((line.x, line.y), (line.end_x, line.end_y)) for one in self.layout.labels[-LATELY:]
+        )
+
+    def _take(self, label: Label, line: Arrow | None) -> None:
+        if label.text:
+            self.layout.labels.append(label)
+            self._taken.append(label.box)
+        if label.point is not None:
+            self._taken.append(box_around(*label.point, 11, 11))
+        if line is not None:
+            self.layout.arrows.append(line)
+            if line.cross is not None:
+                self._taken.append(box_around(*line.cross, 10, 10))
 
 
-def label_at(text: str, x: float, y: float, style: str) -> Label:
-    """A label with its centre there, moved into the picture where it would stick out."""
-    width = text_width(text, TEXT) + 3
-    x = min(max(x, LEFT - 5 + width / 2), WIDTH - 2 - width / 2)
-    return Label(text, box_around(x, y, width, LINE), style)
+ArrowTo = Callable[[float], Arrow]
 
 
 def beside(text: str, x: float, y: float, style: str) -> list[Label]:
-    """A label to the right of a point, else to its left."""
-    width = text_width(text, TEXT) + 3
+    """A label to the right of a mark, else to its left."""
+    width = _width(text, style)
     return [
-        Label(text, box_around(centre, y, width, LINE), style)
+        Label(text, box_around(centre, y, width, LINE), style, (x, y))
         for centre in (x + 8 + width / 2, x - 8 - width / 2)
     ]
 
 
 def along(text: str, arrow: Arrow, style: str) -> list[Label]:
     """Places for the label of an arrow: over it, from its middle outwards, then under it."""
-    return [
-        label_at(
-            text, arrow.x + (arrow.end_x - arrow.x) * t, arrow.y + (arrow.end_y - arrow.y) * t + dy, style
-        )
-        for dy in (-6.5, 7.5)
-        for t in (0.5, 0.38, 0.62, 0.26, 0.74)
-    ]
+    across, down = arrow.end_x - arrow.x, arrow.end_y - arrow.y
+    width = _width(text, style)
+    clear = LINE / 2 + 1 + abs(down / across if across else 0.0) * min(width, abs(across)) / 2
+    found = []
+    for side in (-1, 1):
+        for t in (0.5, 0.38, 0.62, 0.26, 0.74):
+            x = min(max(arrow.x + across * t, LEFT + width / 2), WIDTH - 2 - width / 2)
+            y = arrow.y + down * t + side * clear
+            found.append(Label(text, box_around(x, y, width, LINE), style))
+    return found
+
+
+def nothing(x: float, y: float, *, towards: float) -> list[Label]:
+    """No label; only the place where an arrow begins."""
+    end = x + math.copysign(24.0, towards - x)
+    return [Label("", Box(min(x, end), y - 0.5, max(x, end), y + 1.5), "")]
+
+
+def _width(text: str, style: str) -> float:
+    return text_width(text, TEXT) * (1.08 if style in BOLD else 1.0) + 3

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 PAYMENT_DEADLINE_S = 120.0
 RUN_TIMEOUT_S = 24 * 3600.0
 SETTLE_TIMEOUT_S = 30.0
+ASK_AGAIN_S = 0.25
 # 2,000 unary calls at once on one channel end in CANCELLED.
 CONCURRENCY_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One row of the file and what became of it; `state` is UNKNOWN when nobody answered in time."""
+    """One row of the file and what became of it; `state` is UNKNOWN if nobody answered in time."""
 
     order: PaymentOrder
+    payment: str
     state: str
     reason: str
     attempts: int
@@ -68,7 +70,7 @@ class RunResult:
         return summary | {"violations": self.report.violations}
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row a payment: key, payer, payee, amount_minor, currency, state, reason, attempts, latency_ms."""
+        """One row a payment: what the file said, then state, reason, attempts and latency_ms."""
         import pandas as pd  # noqa: PLC0415 - only notebooks need it, and it takes long to import
 
         rows = []
@@ -136,6 +138,7 @@ def run_job(lab: "Lab", job: Job, *, concurrency: int = 128, progress: bool = Tr
             timeout_s=RUN_TIMEOUT_S,
         )
         seconds = lab.world.now() - began_s
+    sent = lab.world.call(_await_queued(lab, sent), timeout_s=SETTLE_TIMEOUT_S * 2)
     lab.settle(timeout_s=SETTLE_TIMEOUT_S)
     return _result(lab, sent, seconds=seconds)
 
@@ -189,8 +192,24 @@ async def _send(lab: "Lab", client: PaymentClient, order: PaymentOrder) -> Sent:
         receipt = None
     latency_s = lab.world.now() - began_s
     if receipt is None:
-        return Sent(order, "UNKNOWN", "", 0, latency_s)
-    return Sent(order, receipt.state, receipt.reason, receipt.attempts, latency_s)
+        return Sent(order, "", "UNKNOWN", "", 0, latency_s)
+    return Sent(order, receipt.payment, receipt.state, receipt.reason, receipt.attempts, latency_s)
+
+
+async def _await_queued(lab: "Lab", sent: Sequence[Sent]) -> list[Sent]:
+    """Give the offline queue time to settle what it took; what is queued then stays queued."""
+    client, rows = await lab.runner(), list(sent)
+    until_s = lab.world.now() + SETTLE_TIMEOUT_S
+    while True:
+        queued = [index for index, row in enumerate(rows) if row.state in ("QUEUED", "PREPARING")]
+        if not queued or lab.world.now() >= until_s:
+            return rows
+        await asyncio.sleep(ASK_AGAIN_S)
+        for index in queued:
+            receipt = await client.payment(rows[index].payment)
+            rows[index] = replace(
+                rows[index], state=receipt.state, reason=receipt.reason, attempts=receipt.attempts
+            )
 
 
 def _result(lab: "Lab", sent: Sequence[Sent], *, seconds: float) -> RunResult:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 2.0
-CALL_TIMEOUT_S = 6.0
+CALL_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)

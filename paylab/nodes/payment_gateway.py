@@ -32,8 +32,8 @@ from paylab.pb import transaction_logger_pb2_grpc as log_pb_grpc
 LOG, QUEUE, SAVED = "log", "queue", "saved"
 
 # An attempt that the coordinator has not begun by then is closed unbegun.
-ATTEMPT_LIFETIME_S = 15.0
-COMMIT_TIMEOUT_S = 5.0
+ATTEMPT_LIFETIME_S = 20.0
+COMMIT_TIMEOUT_S = 8.0
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 2.0
 RESUME_EVERY_S = 5.0
@@ -53,6 +53,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         super().__init__(host)
         self._payments = PaymentStore(host)
         self._epoch = 0
+        self._learning = asyncio.Lock()
         self._drivers: dict[str, asyncio.Task[Payment]] = {}
         self._changed = asyncio.Condition()
         self._pumps = {
@@ -222,12 +223,13 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
     async def _known_epoch(self) -> int:
         """The coordinator's epoch as far as we know; 0 makes it answer WRONG_EPOCH and tell."""
-        if not self._epoch:
-            try:
-                response = await self._coordinator().GetEpoch(coordinator_pb2.GetEpochRequest(), timeout=1.0)
+        async with self._learning:  # of many payments that need the epoch, one asks for it
+            if not self._epoch:
+                try:
+                    response = await self._coordinator().GetEpoch(coordinator_pb2.GetEpochRequest(), timeout=1.0)
+                except grpc.aio.AioRpcError:
+                    return 0
                 self._epoch = response.epoch
-            except grpc.aio.AioRpcError:
-                return 0
         return self._epoch
 
     def _coordinator(self) -> "coordinator_pb2_grpc.CoordinatorAsyncStub":

@@ -3,6 +3,7 @@
 PyJWT verifies the signature; what the claims must say is decided in `paylab.core.tokens`.
 """
 
+import asyncio
 import json
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class TokenVerifier:
         self._host = host
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = float("-inf")
+        self._fetching = asyncio.Lock()
         self._claims: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     async def verify(self, token: str) -> Caller:
@@ -64,8 +66,9 @@ class TokenVerifier:
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
         now = self._host.now()
-        if key_id not in self._keys and now - self._fetched_at >= REFETCH_AFTER_S:
-            await self._fetch()
+        async with self._fetching:  # of many calls that need a key, one fetches it
+            if key_id not in self._keys and now - self._fetched_at >= REFETCH_AFTER_S:
+                await self._fetch()
         if key_id not in self._keys:
             raise Unauthenticated("TOKEN_INVALID", "no authentication server signs with this key")
         return self._keys[key_id]

@@ -1,0 +1,364 @@
+"""The simulated channel: takes generated stubs, and runs grpc.aio's client interceptors around every call."""
+
+import asyncio
+from asyncio import CancelledError, Future
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc.aio import EOF, AioRpcError, ClientCallDetails, ClientInterceptor, Metadata
+
+from paylab.lab import sim_calls
+
+if TYPE_CHECKING:  # the host makes its channels, so at run time the import goes the other way
+    from paylab.lab.simulator import SimHost
+
+# Of each kind of method: its call, the interceptors that see it, and their method.
+KINDS: dict[str, tuple[type[sim_calls.SimCall], type[ClientInterceptor], str]] = {
+    kind: (call, interceptor, f"intercept_{kind}")
+    for kind, call, interceptor in (
+        ("unary_unary", sim_calls.UnaryUnaryCall, grpc.aio.UnaryUnaryClientInterceptor),
+        ("unary_stream", sim_calls.UnaryStreamCall, grpc.aio.UnaryStreamClientInterceptor),
+        ("stream_unary", sim_calls.StreamUnaryCall, grpc.aio.StreamUnaryClientInterceptor),
+        ("stream_stream", sim_calls.StreamStreamCall, grpc.aio.StreamStreamClientInterceptor),
+    )
+}
+Codec = Callable[[Any], Any] | None
+
+
+class Method:
+    """One method of the target, to be called: what a stub holds."""
+
+    def __init__(
+        self, channel: "SimChannel", kind: str, name: str, serialize: Codec, deserialize: Codec
+    ) -> None:
+        """Made by the channel."""
+        self.host = channel.host
+        self.target = channel.target
+        self.name = name
+        self.serialize = serialize or bytes
+        self.deserialize = deserialize or bytes
+        self.out = channel.host.world.network.link(channel.host.identity.node, channel.target)
+        self.back = channel.host.world.network.link(channel.target, channel.host.identity.node)
+        self.streams_requests = kind.startswith("stream")
+        self._channel = channel
+        self._call, kind_of_interceptor, hook = KINDS[kind]
+        self._hooks = [
+            getattr(interceptor, hook)
+            for interceptor in channel.interceptors
+            if isinstance(interceptor, kind_of_interceptor)
+        ]
+        self._intercepted = InterceptedStream if kind.endswith("stream") else InterceptedUnary
+
+    def __call__(
+        self,
+        request: Any = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - grpc's interface
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        """Start a call; `request` is an iterator or None when the method takes a stream."""
+        if self._channel.closed:
+            raise grpc.aio.UsageError("Channel is closed.")
+        if not self._hooks:
+            return self._start(request, timeout, metadata)
+        metadata = metadata if isinstance(metadata, Metadata) else Metadata(*(metadata or ()))
+        details = ClientCallDetails(self.name, timeout, metadata, credentials, wait_for_ready)
+        return self._intercepted(self, details, request)
+
+    def _start(self, request: Any, timeout: float | None, metadata: Any) -> Any:
+        if not self.streams_requests:
+            return self._call(self, request, timeout, metadata)
+        call: Any = self._call(self, None, timeout, metadata)
+        if request is not None:
+            call.feed(request)
+        return call
+
+    async def invoke(self, details: ClientCallDetails, request: Any, depth: int = 0) -> Any:
+        """Pass a call through the interceptors from the `depth`-th on; the answer is the call."""
+        if depth == len(self._hooks):
+            return self._start(request, details.timeout, details.metadata)
+
+        async def continuation(details: ClientCallDetails, request: Any) -> Any:
+            return await self.invoke(details, request, depth + 1)
+
+        return await self._hooks[depth](continuation, details, request)
+
+
+class Intercepted:
+    """A call that interceptors are about to make, or have made.
+
+    It starts when it is awaited, in the awaiting task, which costs no task of its own; a call that is not awaited
+    at once starts in a task after the running callback, as grpc.aio's do.
+    """
+
+    def __init__(self, method: Method, details: ClientCallDetails, request: Any) -> None:
+        """Start soon."""
+        self._method = method
+        self._loop = method.host.world.loop
+        self._work: Any = method.invoke(details, request)
+        self._starter: asyncio.Handle | None = self._loop.call_soon(self._start)
+        self._task: asyncio.Task[Any] | None = None
+        self._ended = False
+        self._call: Any = None
+        self._error: BaseException | None = None
+        self._waiters: list[Future[None]] = []
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    def _start(self) -> None:
+        self._starter = None
+        self._task = self._loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            self._call = await self._work
+        except BaseException as error:  # noqa: BLE001 - whoever awaits the call gets it
+            self._error = error
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        for callback in self._callbacks:
+            self.add_done_callback(callback)
+
+    def _made(self) -> Generator[Any, None, Any]:
+        """The call that the interceptors made. Raises what they raised."""
+        if self._starter is not None:
+            self._starter.cancel()
+            self._starter = None
+            try:
+                self._call = yield from self._work.__await__()
+            except BaseException as error:
+                self._error = error
+                raise
+            finally:
+                self._end()
+            return self._call
+        while not self._ended:
+            self._waiters.append(self._loop.create_future())
+            try:
+                yield from self._waiters[-1]
+            except CancelledError:
+                self.cancel()
+                raise
+        if self._error is not None:
+            raise self._error
+        return self._call
+
+    async def _call_made(self) -> Any:
+        """The call; None when an interceptor raised before there was one."""
+        while not self._ended:
+            self._waiters.append(self._loop.create_future())
+            await self._waiters[-1]
+        if isinstance(self._call, sim_calls.SimCall):
+            return self._call
+        return None
+
+    def cancel(self) -> bool:
+        """Give up."""
+        if self._ended:
+            return bool(self._call is not None and self._call.cancel())
+        if self._task is not None:
+            return self._task.cancel()
+        if self._starter is not None:
+            self._starter.cancel()
+            self._starter = None
+            self._work.close()
+            self._error = CancelledError()
+            self._end()
+            return True
+        return False  # it runs in the task that awaits it: cancel that
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        if self._call is not None:
+            return bool(self._call.cancelled())
+        return isinstance(self._error, CancelledError)
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._ended and (self._call is None or bool(self._call.done()))
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call `callback` with this call at its end."""
+        if not self._ended:
+            self._callbacks.append(callback)
+        elif self._call is not None:
+            self._call.add_done_callback(lambda _: callback(self))
+        else:
+            callback(self)
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline."""
+        return None if self._call is None else self._call.time_remaining()
+
+    async def initial_metadata(self) -> Any:
+        """What the server sent ahead."""
+        call = await self._call_made()
+        return await call.initial_metadata() if call else _of(self._error, "initial_metadata", Metadata())
+
+    async def trailing_metadata(self) -> Any:
+        """What the server sent at the end."""
+        call = await self._call_made()
+        return await call.trailing_metadata() if call else _of(self._error, "trailing_metadata", Metadata())
+
+    async def code(self) -> grpc.StatusCode:
+        """The status, at the end."""
+        call = await self._call_made()
+        code = await call.code() if call else _of(self._error, "code", grpc.StatusCode.CANCELLED)
+        return code  # type: ignore[no-any-return] # of either source
+
+    async def details(self) -> Any:
+        """What the status says, at the end."""
+        call = await self._call_made()
+        return await call.details() if call else _of(self._error, "details", sim_calls.LOCAL_CANCELLATION)
+
+    async def debug_error_string(self) -> Any:
+        """The same once more."""
+        return await self.details()
+
+    async def wait_for_connection(self) -> None:
+        """There is always a connection."""
+
+
+class InterceptedUnary(Intercepted):
+    """One response."""
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the response, which an interceptor may have given itself."""
+        call = yield from self._made()
+        if isinstance(call, (sim_calls.SimCall, Intercepted)):
+            return (yield from call.__await__())  # type: ignore[union-attr] # only unary calls come here
+        return call
+
+
+class InterceptedStream(Intercepted):
+    """A stream of responses."""
+
+    _iterator: AsyncIterator[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Iterate over the responses."""
+        if self._iterator is None:
+            self._iterator = self._iterate()
+        return self._iterator
+
+    async def _iterate(self) -> AsyncIterator[Any]:
+        async for response in await _Made(self):
+            yield response
+
+    async def read(self) -> Any:
+        """The next response, or EOF."""
+        try:
+            return await anext(aiter(self))
+        except StopAsyncIteration:
+            return EOF
+
+    async def write(self, request: Any) -> None:
+        """Send one request."""
+        await (await _Made(self)).write(request)
+
+    async def done_writing(self) -> None:
+        """Say that no other request comes."""
+        await (await _Made(self)).done_writing()
+
+
+class _Made:
+    """Awaits the call under an intercepted one."""
+
+    def __init__(self, call: Intercepted) -> None:
+        self._call = call
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._call._made()  # noqa: SLF001 - the two are one
+
+
+def _of(error: BaseException | None, name: str, otherwise: Any) -> Any:
+    return getattr(error, name)() if isinstance(error, AioRpcError) else otherwise
+
+
+class SimChannel(grpc.aio.Channel):
+    """From one host to the node of a name, whoever serves under it at the time."""
+
+    def __init__(self, host: "SimHost", target: str, interceptors: Sequence[ClientInterceptor]) -> None:
+        """Nothing is connected: there is always a connection, and only a call finds out whether it is good."""
+        self.host = host
+        self.target = target
+        self.interceptors = interceptors
+        self.closed = False
+        self._methods: dict[tuple[str, str, Codec, Codec], Method] = {}
+
+    def _method(self, kind: str, name: str, serialize: Codec, deserialize: Codec) -> Any:
+        # Stubs are made often, methods once.
+        key = (kind, name, serialize, deserialize)
+        method = self._methods.get(key)
+        if method is None:
+            method = self._methods[key] = Method(self, kind, name, serialize, deserialize)
+        return method
+
+    def unary_unary(  # type: ignore[override] # the stubs leave out what generated code passes
+        self,
+        method: str,
+        request_serializer: Codec = None,
+        response_deserializer: Codec = None,
+        _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's interface
+    ) -> Any:
+        """A method with one request and one response."""
+        return self._method("unary_unary", method, request_serializer, response_deserializer)
+
+    def unary_stream(  # type: ignore[override] # as above
+        self,
+        method: str,
+        request_serializer: Codec = None,
+        response_deserializer: Codec = None,
+        _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's interface
+    ) -> Any:
+        """A method with one request and a stream of responses."""
+        return self._method("unary_stream", method, request_serializer, response_deserializer)
+
+    def stream_unary(  # type: ignore[override] # as above
+        self,
+        method: str,
+        request_serializer: Codec = None,
+        response_deserializer: Codec = None,
+        _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's interface
+    ) -> Any:
+        """A method with a stream of requests and one response."""
+        return self._method("stream_unary", method, request_serializer, response_deserializer)
+
+    def stream_stream(  # type: ignore[override] # as above
+        self,
+        method: str,
+        request_serializer: Codec = None,
+        response_deserializer: Codec = None,
+        _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's interface
+    ) -> Any:
+        """A method with streams both ways."""
+        return self._method("stream_stream", method, request_serializer, response_deserializer)
+
+    async def close(self, grace: float | None = None) -> None:
+        """Make no calls any more."""
+        self.closed = True
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - grpc's interface
+        """Always ready, until it is closed."""
+        return grpc.ChannelConnectivity.SHUTDOWN if self.closed else grpc.ChannelConnectivity.READY
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """It never changes of itself."""
+        await self.host.world.loop.create_future()
+
+    async def channel_ready(self) -> None:
+        """It is."""
+
+    async def __aenter__(self) -> "SimChannel":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
