@@ -150,12 +150,14 @@ class Lab:
         *,
         accounts: str | Path | None = None,
         opening_balance: str | Money | None = None,
+        first: int | None = None,
         concurrency: int = 64,
         progress: bool = True,
     ) -> "RunResult":
         """Send every payment of a CSV file, each with its own key, and say what became of them.
 
-        `accounts` is a CSV file of accounts; without it every payer gets `opening_balance`.
+        `accounts` is a CSV file of accounts; without it every payer gets `opening_balance`. Only the `first`
+        so many rows are sent if that is given; `concurrency` payments are under way at any time.
         Raises BadInput, with file, row and column, before anything is sent.
         """
         from paylab.lab import workload  # noqa: PLC0415 - workload needs Lab
@@ -165,6 +167,7 @@ class Lab:
             payments,
             accounts=accounts,
             opening_balance=opening_balance,
+            first=first,
             concurrency=concurrency,
             progress=progress,
         )

@@ -154,7 +154,7 @@ class Figure:
     """An SVG drawing that shows itself in a notebook and can be saved."""
 
     def __init__(self, body: str, *, style: str, height: float, about: str, shown_px: float) -> None:
-        """`body` and `style` write `{id}` for the figure's own id, `style` colours by their name in braces."""
+        """`body` and `style` write `{id}` for the figure's id, `style` colours by name in braces."""
         self._body = body
         self._style = _STYLE + style
         self._height = height

@@ -1,7 +1,6 @@
 """Space-time diagrams: what was said between nodes, written and decided, from top to bottom."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,18 @@ from google.protobuf.message import Message
 from paylab.lab import svg
 from paylab.lab import timeline_layout as lay
 from paylab.lab.history import detail_text
+from paylab.lab.reading import FACT_KINDS, Call, Fact, duration, in_order, pair_calls
 from paylab.lab.timeline_drawing import draw
-from paylab.lab.timeline_layout import Arrow, Call, Mark
+from paylab.lab.timeline_layout import Arrow, Mark
 from paylab.nodes.events import Event, Kind
-from paylab.nodes.wire import HOUSEKEEPING
 from paylab.pb import bank_pb2, coordinator_pb2, payment_gateway_pb2
 
 # More events than this are cut off unless a caller asks for them.
 LIMIT = 250
 TITLE_MAX = 400
-FACT_KINDS = frozenset({Kind.FORCED_WRITE, Kind.STATE})
-DOWN_KINDS = frozenset({Kind.CRASHED, Kind.RESTARTED})
 # From left to right, as a payment travels: clients come before these, banks after them.
 COLUMN_ORDER = ("auth-lb", "auth", "gateway", "queue", "logger", "coordinator", "bank-lb")
-LABEL_WIDTH_MAX = 200.0
+LABEL_WIDTH_MAX = 260.0
 DECISIONS = {"COMMIT": "COMMIT", "ABORTED": "ABORT"}
 BAD_STATES = frozenset({"DECLINED", "QUEUED", "ABORTED", "DEAD_LETTER"})
 
@@ -60,9 +57,8 @@ def timeline(events: Iterable[Event], *, nodes: Sequence[str], badge: str, limit
 
     Crashes and restarts among the events make the grey bands. Only the first `limit` events are drawn.
     """
-    ordered = sorted(events, key=lambda event: (event.at_s, event.lamport))
-    told = [event for event in ordered if event.kind not in DOWN_KINDS and event.method not in HOUSEKEEPING]
-    layout = _Builder(told[:limit], told, [e for e in ordered if e.kind in DOWN_KINDS], nodes).build()
+    told, downs = in_order(events)
+    layout = _Builder(told[:limit], told, downs, nodes).build()
     return Timeline(layout, badge=badge, shown=min(limit, len(told)), total=len(told))
 
 
@@ -72,7 +68,7 @@ class _Builder:
     def __init__(
         self, shown: Sequence[Event], told: Sequence[Event], downs: Sequence[Event], nodes: Sequence[str]
     ) -> None:
-        self._calls = lay.pair_calls(told)
+        self._calls = pair_calls(told)
         start_s, end_s = (shown[0].at_s, shown[-1].at_s) if shown else (0.0, 0.0)
         # Nodes that are down when the picture begins, and what happens while it lasts.
         self._down: dict[str, Event] = {}
@@ -86,14 +82,18 @@ class _Builder:
         events = sorted([*shown, *during], key=lambda event: (event.at_s, event.lamport))
         names = {name for event in events for name in (event.node, event.peer) if name} | set(self._down)
         self._events = events
-        self._placer = lay.Placer(sorted(names, key=lambda name: _column(name, nodes)), events, top=6)
+        self._placer = lay.Placer(sorted(names, key=lambda name: _column(name, nodes)), events, top=24)
         self._layout = self._placer.layout
         # Where each event of a call stands.
         self._at: dict[tuple[str, Kind], tuple[float, float]] = {}
         # What was forced is not told again as a state, but the state gives the reason.
-        facts = [(event, _Fact.of(event)) for event in shown if event.kind in FACT_KINDS]
+        facts = [(event, Fact.of(event)) for event in shown if event.kind in FACT_KINDS]
         self._reasons = {(e.node, f.txn, f.word): f.reason for e, f in facts if f.reason}
-        self._written = {(e.node, f.txn, f.word) for e, f in facts if e.kind is Kind.FORCED_WRITE}
+        self._written = {
+            (e.node, f.txn, "COMMITTED" if f.word == "COMMIT" else f.word)
+            for e, f in facts
+            if e.kind is Kind.FORCED_WRITE
+        }
         self._band_tops = dict.fromkeys(self._down, self._layout.top)
 
     def build(self) -> lay.Layout:
@@ -135,15 +135,15 @@ class _Builder:
     def _place_fact(self, event: Event) -> None:
         match event.kind:
             case Kind.FORCED_WRITE | Kind.STATE:
-                fact = _Fact.of(event)
+                fact = Fact.of(event)
                 reason = fact.reason or self._reasons.get((event.node, fact.txn, fact.word), "")
                 style = "forced" if event.kind is Kind.FORCED_WRITE else "state"
                 if event.node == "coordinator" and fact.word in DECISIONS:
-                    text = f"decision: {DECISIONS[fact.word]} {reason}{fact.number}"
+                    text = f"decision: {DECISIONS[fact.word]} {reason}{_number(fact)}"
                     self._mark(event, f"decision {style}", text, "bad")
                 else:
-                    number = fact.number if fact.word == "PREPARING" else ""
-                    self._mark(event, style, f"{fact.word} {reason}{number}", fact.tone)
+                    number = _number(fact) if fact.word == "PREPARING" else ""
+                    self._mark(event, style, f"{fact.word} {reason}{number}", _tone(fact))
             case Kind.CRASHED:
                 self._mark(event, "crashed", "crashed", "bad")
                 self._down[event.node] = event
@@ -186,7 +186,7 @@ class _Builder:
 
     def _is_known(self, event: Event) -> bool:
         """Whether a forced write or an earlier event at this node has said the same."""
-        fact = _Fact.of(event)
+        fact = Fact.of(event)
         return (event.node, fact.txn, fact.word) in self._written
 
     def _band(self, node: str, bottom: float, title: str) -> None:
@@ -205,34 +205,13 @@ def _column(name: str, nodes: Sequence[str]) -> tuple[int, int, str]:
 # Words ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Fact:
-    """What a forced write or a state says: "PREPARED p/1", or "p/1 is ABORTED INSUFFICIENT_FUNDS"."""
+def _number(fact: Fact) -> str:
+    """Which attempt, after the first."""
+    return f" (attempt {fact.attempt})" if fact.attempt > 1 else ""
 
-    word: str
-    txn: str = ""
-    reason: str = ""
 
-    @classmethod
-    def of(cls, event: Event) -> "_Fact":
-        text = detail_text(event)
-        if event.kind is Kind.STATE and " is " in text:
-            txn, _, rest = text.partition(" is ")
-            word, _, reason = rest.partition(" ")
-            return cls(word, txn, reason)
-        word, _, txn = text.partition(" ")
-        # Any other text says what it says, such as "3 log entries".
-        return cls(word, txn) if word.isupper() and " " not in txn else cls(text)
-
-    @property
-    def number(self) -> str:
-        """Which attempt, after the first."""
-        number = self.txn.rpartition("/")[2]
-        return "" if number in ("", "1") else f" (attempt {number})"
-
-    @property
-    def tone(self) -> str:
-        return "good" if self.word == "COMMITTED" else "bad" if self.word in BAD_STATES else "strong"
+def _tone(fact: Fact) -> str:
+    return "good" if fact.word == "COMMITTED" else "bad" if fact.word in BAD_STATES else "strong"
 
 
 def _title(start: Event, end: Event | None, call: Call) -> str:
@@ -242,7 +221,7 @@ def _title(start: Event, end: Event | None, call: Call) -> str:
     known = next((e for e in ends if e is not None and isinstance(e.detail, Message)), start)
     method = start.method.rpartition("/")[2]
     what = method if request else f"answer to {method}"
-    lasted = lay.duration(end.at_s - start.at_s) if end else "lost on its way"
+    lasted = duration(end.at_s - start.at_s) if end else "lost on its way"
     text = f"{start.node} → {start.peer}: {what}, {lasted}\n{detail_text(known)}"
     return text if len(text) <= TITLE_MAX else text[:TITLE_MAX] + "…"
 
@@ -250,21 +229,17 @@ def _title(start: Event, end: Event | None, call: Call) -> str:
 def _request_text(call: Call, parent: Call | None = None) -> str:
     assert call.sent is not None
     what = call.sent.method.rpartition("/")[2]
-    message = call.sent.detail
-    if isinstance(message, bank_pb2.DecideRequest):
-        words = {"commit" if item.commit else "abort" for item in message.items}
-        what += f" {words.pop()}" if len(words) == 1 else ""
     if call.received is None:
         return f"{what} lost"
     if parent is not None and parent.sent is not None and parent.sent.method == call.sent.method:
         what = ""  # the same message, one hop on
-    return f"{what} {lay.duration(call.received.at_s - call.sent.at_s)}".lstrip()
+    return f"{what} {duration(call.received.at_s - call.sent.at_s)}".lstrip()
 
 
 def _reply_text(call: Call) -> str:
     assert call.answered is not None
     assert call.ended is not None
-    lasted = lay.duration(call.ended.at_s - call.answered.at_s)
+    lasted = duration(call.ended.at_s - call.answered.at_s)
     return f"{_gist(call.answered.detail)} {lasted}".lstrip()
 
 

@@ -36,6 +36,8 @@ STYLE = """
 {id} text.bad{{fill:{vermilion};font-weight:600}} {id} text.strong{{font-weight:600}}
 """
 LEGEND = (
+    ("request", "request"),
+    ("reply", "answer"),
     ("forced", "forced write"),
     ("decision forced", "the decision"),
     ("state", "a state"),
@@ -83,11 +85,12 @@ def draw(layout: Layout, *, badge: str, note: str) -> svg.Figure:
         parts += _headers(again)
         bottom = max(box.bottom for box in again.values())
     parts += _legend(bottom + LEGEND_HEIGHT / 2 + 2)
-    parts.append(svg.badge(badge, y=bottom + LEGEND_HEIGHT / 2 + 2))
     bottom += LEGEND_HEIGHT + 4
     if note:
         parts.append(svg.label(note, LEFT, bottom + 6, class_="strong"))
         bottom += LEGEND_HEIGHT
+    parts.append(svg.badge(badge))
+    parts.append(svg.label("Time runs down, not to scale.", 3, 11.0, class_="quiet"))
     about = f"Space-time diagram of {len(layout.arrows)} messages between {len(layout.columns)} nodes"
     return svg.Figure("".join(parts), style=STYLE, height=bottom, about=about, shown_px=780)
 
@@ -153,7 +156,9 @@ def _zigzag(y: float) -> str:
 def _legend(y: float) -> list[str]:
     parts, x = [], LEFT + 4
     for style, text in LEGEND:
-        if style == "band":
+        if style in ("request", "reply"):
+            parts.append(_arrow(Arrow(x - 6, y, x + 8, y, style, "")))
+        elif style == "band":
             parts.append(svg.element("g", svg.rounded(svg.box_around(x, y, 10, 10)), class_="band"))
         else:
             parts.append(_mark(Mark(x, y, "crashed" if style == "cross" else style, "")))

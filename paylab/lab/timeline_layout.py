@@ -5,75 +5,35 @@ Events are taken in the order of time; each goes as far down as its labels need 
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
+from paylab.lab.reading import duration
 from paylab.lab.svg import WIDTH, Box, box_around, text_width
-from paylab.nodes.events import Event, Kind
+from paylab.nodes.events import Event
 
 TEXT = 10.0
 LINE = 11.0
-LEFT, RIGHT = 46.0, 8.0
+LEFT, RIGHT = 50.0, 8.0
 HEADER_TEXT = 10.5
 HEADER_HEIGHT = 18.0
 HEADER_STEP = 21.0
 # Least and most room between two events that follow one another, how it grows, and what a gap takes.
 STEP_MIN, STEP_MAX, STEP_GROWTH, GAP_STEP = 2.0, 26.0, 3.5, 38.0
-# A pause this many times as long as usual is a gap.
-GAP_TIMES_USUAL = 40.0
+# A pause this many times as long as usual, and this part of the whole, is a gap.
+GAP_TIMES_USUAL, GAP_PART = 40.0, 0.02
 TICK_GAP = 24.0
-# Below so many seconds a length of time is written in that unit, with so many decimals.
-DURATIONS = (
-    (0.09995, 0.001, 1, "ms"),
-    (0.9995, 0.001, 0, "ms"),
-    (9.995, 1.0, 2, "s"),
-    (99.95, 1.0, 1, "s"),
-    (600.0, 1.0, 0, "s"),
-)
+# From here on the times at the left are in seconds.
+TICKS_IN_MS_S = 10.0
 # How far a message that is lost comes on its way.
 LOST_AT, LOST_FALL = 0.55, 12.0
 # How an event moves down until its labels fit, and how far it may before they may cross arrows.
-NUDGE, NUDGES_MAX = 2.0, 16
+NUDGE, NUDGES_MAX = 2.0, 20
 # Only what was placed this lately can be in the way.
 LATELY = 120
 BOLD = frozenset({"strong", "good", "bad"})
-
-
-@dataclass(slots=True)
-class Call:
-    """The events of one call, as far as they happened."""
-
-    sent: Event | None = None
-    received: Event | None = None
-    # What the server said: ANSWERED or REFUSED; and what the client got: RETURNED or FAILED.
-    answered: Event | None = None
-    ended: Event | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the client got no answer, or an error."""
-        return self.ended is not None and self.ended.kind is Kind.FAILED
-
-
-def pair_calls(events: Iterable[Event]) -> dict[str, Call]:
-    """Calls by their id."""
-    calls: dict[str, Call] = {}
-    for event in events:
-        if not event.call:
-            continue
-        call = calls.setdefault(event.call, Call())
-        match event.kind:
-            case Kind.SENT:
-                call.sent = event
-            case Kind.RECEIVED:
-                call.received = event
-            case Kind.ANSWERED | Kind.REFUSED:
-                call.answered = event
-            case Kind.RETURNED | Kind.FAILED:
-                call.ended = event
-    return calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +105,11 @@ class Layout:
     gaps: list[tuple[float, str]] = field(default_factory=list)
 
 
-def duration(seconds: float) -> str:
-    """A length of time, in about three digits."""
-    for limit_s, unit_s, digits, unit in DURATIONS:
-        if seconds < limit_s:
-            return f"{seconds / unit_s:.{digits}f} {unit}"
-    return f"{seconds / 60:.0f} min"
+def clock(seconds: float) -> str:
+    """A time since the start, precise enough that neighbours differ."""
+    if seconds < TICKS_IN_MS_S:
+        return f"{seconds * 1000:,.{1 if seconds < 1 else 0}f} ms"
+    return f"{seconds:,.2f} s"
 
 
 def columns(names: Sequence[str]) -> dict[str, float]:
@@ -167,7 +126,7 @@ def headers(at: dict[str, float], *, top: float) -> dict[str, Box]:
     """Boxes for the names, in as many lines as keep them apart."""
     boxes: dict[str, Box] = {}
     for name, x in at.items():
-        width = min(text_width(name, HEADER_TEXT), 120.0) + 8
+        width = min(text_width(name, HEADER_TEXT) * 1.08, 120.0) + 8
         line = 0
         while True:
             centre = min(max(x, 2 + width / 2), WIDTH - 2 - width / 2)
@@ -191,6 +150,7 @@ class Placer:
         self._start_s = self._last_s = events[0].at_s if events else 0.0
         pauses = [later.at_s - event.at_s for event, later in pairwise(events) if later.at_s > event.at_s]
         self._usual_s = median(pauses) if pauses else 1.0
+        self._gap_s = max(GAP_TIMES_USUAL * self._usual_s, GAP_PART * sum(pauses))
         self._tick_y = -math.inf
         # What no label may cover.
         self._taken: list[Box] = []
@@ -199,12 +159,11 @@ class Placer:
         """Move down for the time since the event before."""
         pause_s = max(0.0, event.at_s - self._last_s)
         self._last_s = max(self._last_s, event.at_s)
-        times = pause_s / self._usual_s
-        if times > GAP_TIMES_USUAL:
+        if pause_s > self._gap_s:
             self.layout.gaps.append((self._lowest() + GAP_STEP / 2, duration(pause_s)))
             self.y = self.layout.gaps[-1][0] + GAP_STEP / 2
         else:
-            self.y += min(STEP_MAX, STEP_MIN + STEP_GROWTH * math.sqrt(times))
+            self.y += min(STEP_MAX, STEP_MIN + STEP_GROWTH * math.sqrt(pause_s / self._usual_s))
 
     def settle(self, places: "Callable[[float], Sequence[Label]]", arrow: "ArrowTo | None" = None) -> None:
         """Take the first height from here on at which one of the label's places is free.
@@ -227,7 +186,7 @@ class Placer:
         """Write the time at the left, if there is room."""
         if self.y - self._tick_y >= TICK_GAP:
             self._tick_y = self.y
-            self.layout.ticks.append((self.y, duration(event.at_s - self._start_s)))
+            self.layout.ticks.append((self.y, clock(event.at_s - self._start_s)))
 
     def finish(self) -> Layout:
         """The layout, with its lower end."""
@@ -243,6 +202,8 @@ class Placer:
         if box.left < LEFT - 2 or box.right > WIDTH - 1:
             return False
         if label.text and any(box.overlaps(other, margin=0.5) for other in self._taken[-LATELY:]):
+            return False
+        if line is not None and line.cross is not None and box.overlaps(box_around(*line.cross, 10, 10)):
             return False
         if not strict:
             return True
@@ -280,7 +241,7 @@ def beside(text: str, x: float, y: float, style: str) -> list[Label]:
 
 
 def along(text: str, arrow: Arrow, style: str) -> list[Label]:
-    """Places for the label of an arrow: over it, from its middle outwards, then under it."""
+    """Places for the label of an arrow: over it, from its middle outwards, under it, before its start."""
     across, down = arrow.end_x - arrow.x, arrow.end_y - arrow.y
     width = _width(text, style)
     clear = LINE / 2 + 1 + abs(down / across if across else 0.0) * min(width, abs(across)) / 2
@@ -290,7 +251,8 @@ def along(text: str, arrow: Arrow, style: str) -> list[Label]:
             x = min(max(arrow.x + across * t, LEFT + width / 2), WIDTH - 2 - width / 2)
             y = arrow.y + down * t + side * clear
             found.append(Label(text, box_around(x, y, width, LINE), style))
-    return found
+    before = arrow.x - math.copysign(width / 2 + 6, across)
+    return [*found, Label(text, box_around(before, arrow.y, width, LINE), style)]
 
 
 def nothing(x: float, y: float, *, towards: float) -> list[Label]:

@@ -26,6 +26,7 @@ PAYMENT_DEADLINE_S = 120.0
 RUN_TIMEOUT_S = 24 * 3600.0
 SETTLE_TIMEOUT_S = 30.0
 ASK_AGAIN_S = 0.25
+CONCURRENCY_DEFAULT = 64
 # 2,000 unary calls at once on one channel end in CANCELLED.
 CONCURRENCY_MAX = 500
 
@@ -119,16 +120,17 @@ def run_file(
     *,
     accounts: str | Path | None = None,
     opening_balance: str | Money | None = None,
-    concurrency: int = 128,
+    first: int | None = None,
+    concurrency: int = CONCURRENCY_DEFAULT,
     progress: bool = True,
 ) -> RunResult:
-    """Send every payment of a file. Raises BadInput before anything is sent."""
-    return run_job(
-        lab, read_job(payments, accounts, opening_balance), concurrency=concurrency, progress=progress
-    )
+    """Send every payment of a file, or the `first` so many. Raises BadInput before anything is sent."""
+    job = read_job(payments, accounts, opening_balance)
+    job = replace(job, payments=job.payments[:first])
+    return run_job(lab, job, concurrency=concurrency, progress=progress)
 
 
-def run_job(lab: "Lab", job: Job, *, concurrency: int = 128, progress: bool = True) -> RunResult:
+def run_job(lab: "Lab", job: Job, *, concurrency: int = CONCURRENCY_DEFAULT, progress: bool = True) -> RunResult:
     """Open the job's accounts, send its payments, wait until nothing is in doubt, check."""
     lab.world.call(_open_accounts(lab, job))
     with tqdm(total=len(job.payments), unit=" payments", disable=not progress, smoothing=0.1) as bar:
