@@ -25,6 +25,7 @@ from paylab.errors import OutcomeUnknown, PaylabError
 from paylab.lab.lab import Lab
 from paylab.lab.predictions import guesses, predict
 from paylab.lab.reading import source
+from paylab.lab.slots import slots
 from paylab.nodes.client import Receipt
 
 __version__ = "0.1.0"
@@ -36,5 +37,6 @@ __all__ = [
     "Receipt",
     "guesses",
     "predict",
+    "slots",
     "source",
 ]

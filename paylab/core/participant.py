@@ -10,7 +10,7 @@ that write is durable. So bank servers are stateless twins over one ledger.
        └──Prepare, no | abort | Inquire──▶ ABORTED                a tombstone: a late Prepare gets no
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -56,14 +56,29 @@ REFUSALS = {
 }
 
 
+def vote_reason(accounts: Mapping[str, Account], legs: tuple[Leg, ...]) -> str:
+    """Why the bank says no to these legs; empty when it says yes."""
+    books = dict(accounts)
+    for leg in legs:
+        reason = ledger.refusal(books.get(leg.account), leg)
+        if reason:
+            return reason
+        books[leg.account] = ledger.hold(books[leg.account], leg)
+    return ""
+
+
 def prepare(
-    row: Transaction | None, accounts: Mapping[str, Account], request: Prepare
+    row: Transaction | None,
+    accounts: Mapping[str, Account],
+    request: Prepare,
+    *,
+    vote: Callable[[Mapping[str, Account], tuple[Leg, ...]], str] = vote_reason,
 ) -> tuple[Vote, Change]:
-    """Vote. A repeated Prepare gets the same vote; a tombstone refuses a late one."""
+    """Vote by the rule `vote`. A repeated Prepare gets the same vote; a tombstone refuses a late one."""
     if row is not None:
         yes = row.state is not State.ABORTED
         return Vote(request.txn, yes=yes, reason="" if yes else row.reason or "ALREADY_ABORTED"), UNCHANGED
-    reason = vote_reason(accounts, request.legs)
+    reason = vote(accounts, request.legs)
     if reason:
         # In one phase nobody else decides, so a no that was forgotten could become a yes.
         return Vote(request.txn, yes=False, reason=reason), _tombstone(
@@ -78,17 +93,6 @@ def prepare(
         row = Transaction(request.txn, State.PREPARED, request.legs)
         change = Change(row, _touched(books, request.legs), forced=True)
     return Vote(request.txn, yes=True), change
-
-
-def vote_reason(accounts: Mapping[str, Account], legs: tuple[Leg, ...]) -> str:
-    """Why the bank says no to these legs; empty when it says yes."""
-    books = dict(accounts)
-    for leg in legs:
-        reason = ledger.refusal(books.get(leg.account), leg)
-        if reason:
-            return reason
-        books[leg.account] = ledger.hold(books[leg.account], leg)
-    return ""
 
 
 def decide(row: Transaction | None, accounts: Mapping[str, Account], request: Decide) -> tuple[Ack, Change]:

@@ -1,7 +1,7 @@
-"""Everything that chance decides in a simulated world, as a list that can be saved, edited and replayed.
+"""What chance decides in a simulated world, as a list that can be saved, edited and replayed.
 
-Each thing that chance decides about has a lane of its own, such as "latency gateway>coordinator": a choice that
-is dropped from one lane changes nothing in the others.
+Each thing that chance decides about has a lane of its own, such as "latency gateway>coordinator": a choice
+that is dropped from one lane changes nothing in the others.
 """
 
 import json
@@ -11,19 +11,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
+def seeded(*parts: object) -> random.Random:
+    """A generator of its own for whatever the parts name, the seed among them."""
+    return random.Random("/".join(map(str, parts)))  # noqa: S311 - chance that can be repeated is the point
+
+
 class Lane:
-    """The choices about one thing, in order. Small is harmless: 0 is the shortest delay, no loss, no fault."""
+    """The choices about one thing, in order. Small is harmless: 0 is the shortest delay, no loss."""
 
     __slots__ = ("_random", "_replay", "values")
 
-    def __init__(self, seed: str, replay: Sequence[int] = ()) -> None:
-        """Take from `replay` while it lasts, then from the seed as if all before had come from it, too."""
+    def __init__(self, rng: random.Random, replay: Sequence[int] = ()) -> None:
+        """Take from `replay` while it lasts, then from `rng` as if all before had come from it, too."""
         self.values = array("q")
-        self._random = random.Random(seed).random
+        self._random = rng.random
         self._replay = replay
 
     def below(self, count: int) -> int:
-        """Choose one of 0 … `count` − 1, each as likely as any other."""
+        """Choose a number from 0 to below `count`, each as likely as any other."""
         value = int(self._random() * count)
         if len(self.values) < len(self._replay):
             value = min(max(0, self._replay[len(self.values)]), count - 1)
@@ -52,11 +57,11 @@ class Choices:
         """The lane of one kind of choice at one place; asking again gives the same lane."""
         name = f"{kind} {place}"
         if name not in self._lanes:
-            self._lanes[name] = Lane(f"{self.seed}/{name}", self._recorded.get(name, ()))
+            self._lanes[name] = Lane(seeded(self.seed, name), self._recorded.get(name, ()))
         return self._lanes[name]
 
     def draw(self, kind: str, place: str, count: int) -> int:
-        """Choose one of 0 … `count` − 1."""
+        """Choose a number from 0 to below `count`."""
         return self.lane(kind, place).below(count)
 
     def __len__(self) -> int:

@@ -17,4 +17,6 @@ def seconds(duration: float | str) -> float:
     elif duration >= 0:
         return float(duration)
     units = ", ".join(SECONDS_OF_UNIT)
-    raise LabError("BAD_ARGUMENT", f"{duration!r} is no length of time: seconds, or a number and one of {units}")
+    raise LabError(
+        "BAD_ARGUMENT", f"{duration!r} is no length of time: seconds, or a number and one of {units}"
+    )

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -24,12 +24,14 @@ from paylab.lab.real_world import RealWorld, World
 from paylab.lab.simulator import SimWorld
 from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.client import PaymentClient, Receipt
+from paylab.nodes.node import LEASE_S
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     import networkx as nx
 
+    from paylab.lab.timeline import Timeline
     from paylab.lab.workload import RunResult
 
 T = TypeVar("T")
@@ -48,7 +50,8 @@ class Lab:
     """A running payment network.
 
     `banks` are bank names, each with `bank_servers` servers over one ledger; `policy` chooses how both load
-    balancers pick. Files go to a fresh folder, or to `data_dir`, from which a later lab continues.
+    balancers pick, servers renew their leases of `lease_s`, and `replace` fills slots (`paylab.slots()`)
+    with other decisions. Files go to a fresh folder, or to `data_dir`, from which a later lab continues.
     Booting a second lab of the same `name` closes the first. With `world="simulated"` the same nodes run in
     virtual time, on disks in memory, and everything follows from `seed`. Raises LabError for a bad argument.
     """
@@ -60,6 +63,8 @@ class Lab:
         bank_servers: int = 2,
         auth_servers: int = 2,
         policy: str = "round_robin",
+        lease_s: float = LEASE_S,
+        replace: Mapping[str, Any] | None = None,
         data_dir: str | Path | None = None,
         name: str = "lab",
         password_cost: PasswordCost | None = None,
@@ -77,6 +82,8 @@ class Lab:
             "bank_servers": bank_servers,
             "auth_servers": auth_servers,
             "policy": policy,
+            "lease_s": lease_s,
+            "replace": replace,
             "data_dir": data_dir,
             "name": name,
             "password_cost": password_cost,
@@ -95,7 +102,8 @@ class Lab:
                     banks=banks,
                     bank_servers=bank_servers,
                     auth_servers=auth_servers,
-                    policy=policy,
+                    lease_s=lease_s,
+                    replacements={"balancer.policy": POLICIES[policy], **(replace or {})},
                     password_cost=password_cost or self._world.password_cost,
                 )
             )
@@ -215,19 +223,22 @@ class Lab:
 
         return graphs.network_graph(self)
 
-    def timeline(self, receipt: Receipt | str) -> Any:
-        """The space-time diagram of one payment."""
-        from paylab.lab import timeline  # noqa: PLC0415 - only for drawing
+    def timeline(self, receipt: Receipt | str, *, limit: int | None = None) -> "Timeline":
+        """The space-time diagram of one payment; of its first `limit` events if there are very many."""
+        from paylab.lab import facts, timeline  # noqa: PLC0415 - only for drawing
 
         payment = receipt.payment if isinstance(receipt, Receipt) else receipt
-        return timeline.timeline(self.history.of_payment(payment), nodes=self.nodes, badge=self._world.badge)
+        events = facts.around_payment(self.history, payment)
+        return timeline.timeline(
+            events, nodes=self.nodes, badge=self._world.badge, limit=limit or timeline.LIMIT
+        )
 
     def explain(self, receipt: Receipt | str) -> str:
         """A payment's journey in about ten lines of plain English, from its events."""
-        from paylab.lab import stories  # noqa: PLC0415 - only for telling
+        from paylab.lab import facts, stories  # noqa: PLC0415 - only for telling
 
         payment = receipt.payment if isinstance(receipt, Receipt) else receipt
-        return stories.tell(payment, self.history.of_payment(payment))
+        return stories.tell(payment, facts.around_payment(self.history, payment))
 
     def is_up(self, node: str) -> bool:
         """Whether a node runs."""

@@ -1,26 +1,24 @@
 """The nodes of one lab: booted, found by name, crashed, restarted. All of it runs on the world's loop."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from paylab.core.authorization import Identity, Role
+from paylab.core.decisions import Decisions
 from paylab.core.money import Money
 from paylab.errors import LabError
 from paylab.lab.history import History
 from paylab.lab.real_world import World
+from paylab.lab.slots import filled
 from paylab.nodes import wire
-from paylab.nodes.auth_server import AuthServer, PasswordCost
-from paylab.nodes.bank_server import BankServer
-from paylab.nodes.coordinator import CoordinatorNode
+from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
-from paylab.nodes.load_balancer import BANK_KEY, LoadBalancer
+from paylab.nodes.load_balancer import BANK_KEY
 from paylab.nodes.node import Node
-from paylab.nodes.offline_queue import OfflineQueue
-from paylab.nodes.payment_gateway import PaymentGateway
-from paylab.nodes.transaction_logger import TransactionLogger
 from paylab.pb import (
     authentication_pb2,
     authentication_pb2_grpc,
@@ -49,12 +47,13 @@ class Running:
 class Network:
     """The running nodes by name, and the operator who looks after them."""
 
-    def __init__(self, world: World, history: History) -> None:
+    def __init__(self, world: World, history: History, decisions: Decisions) -> None:
         """Empty; `boot` fills it."""
+        self._decisions = decisions
         self.nodes: dict[str, Running] = {}
         self._world = world
         self._history = history
-        self._operator = world.host(OPERATOR)
+        self._operator = self._host(OPERATOR)
         self._client_hosts: dict[str, Host] = {}
         self._failures: list[BaseException] = []
 
@@ -67,33 +66,31 @@ class Network:
         banks: Sequence[str],
         bank_servers: int,
         auth_servers: int,
-        policy: str,
+        lease_s: float,
+        replacements: Mapping[str, Any],
         password_cost: PasswordCost | None,
     ) -> "Network":
         """Start the balancers, then all else at once; return when every server is known to its balancer."""
-        network = cls(world, history)
+        decisions, kinds = filled(replacements)
+        network = cls(world, history, decisions)
         await network._start_all(
             [
-                (
-                    "auth-lb",
-                    Role.BALANCER,
-                    lambda host: LoadBalancer(host, serves=Role.AUTH, group="auth", policy=policy),
-                ),
-                ("bank-lb", Role.BALANCER, lambda host: LoadBalancer(host, serves=Role.BANK, policy=policy)),
+                ("auth-lb", Role.BALANCER, partial(kinds["node.balancer"], serves=Role.AUTH, group="auth")),
+                ("bank-lb", Role.BALANCER, partial(kinds["node.balancer"], serves=Role.BANK)),
             ]
         )
         servers: list[tuple[str, Role, Callable[[Host], Node]]] = [
-            (f"auth-{n}", Role.AUTH, lambda host: AuthServer(host, cost=password_cost))
+            (f"auth-{n}", Role.AUTH, partial(kinds["node.auth"], cost=password_cost, lease_s=lease_s))
             for n in range(1, auth_servers + 1)
         ]
         servers += [
-            ("gateway", Role.GATEWAY, PaymentGateway),
-            ("coordinator", Role.COORDINATOR, CoordinatorNode),
-            ("logger", Role.LOGGER, TransactionLogger),
-            ("queue", Role.QUEUE, OfflineQueue),
+            ("gateway", Role.GATEWAY, kinds["node.gateway"]),
+            ("coordinator", Role.COORDINATOR, kinds["node.coordinator"]),
+            ("logger", Role.LOGGER, kinds["node.logger"]),
+            ("queue", Role.QUEUE, kinds["node.queue"]),
         ]
         servers += [
-            (f"{bank}-{n}", Role.BANK, partial(BankServer, bank=bank))
+            (f"{bank}-{n}", Role.BANK, partial(kinds["node.bank"], bank=bank, lease_s=lease_s))
             for bank in banks
             for n in range(1, bank_servers + 1)
         ]
@@ -102,11 +99,16 @@ class Network:
         await network._ready("bank-lb", [name for name, role, _ in servers if role is Role.BANK])
         return network
 
+    def _host(self, identity: Identity) -> Host:
+        host = self._world.host(identity)
+        host.decisions = self._decisions
+        return host
+
     async def _start_all(self, servers: Iterable[tuple[str, Role, Callable[[Host], Node]]]) -> None:
         started = []
         for name, role, make in servers:
             identity = Identity(name, role)
-            self.nodes[name] = Running(identity, make, self._world.host(identity))
+            self.nodes[name] = Running(identity, make, self._host(identity))
             started.append(make(self.nodes[name].host).start())
         await asyncio.gather(*started)
 
@@ -142,7 +144,7 @@ class Network:
         if running.up:
             raise LabError("ALREADY_UP", f"{node} is up already")
         before = running.host.recorder
-        running.host = self._world.host(running.identity)
+        running.host = self._host(running.identity)
         running.host.recorder.continue_from(before)
         running.host.recorder.record(Kind.RESTARTED)
         await running.make(running.host).start()
@@ -167,7 +169,7 @@ class Network:
     def client_host(self, name: str) -> Host:
         """The host of a user's client."""
         if name not in self._client_hosts:
-            self._client_hosts[name] = self._world.host(Identity(name, Role.CLIENT))
+            self._client_hosts[name] = self._host(Identity(name, Role.CLIENT))
         return self._client_hosts[name]
 
     async def register(

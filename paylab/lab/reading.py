@@ -1,100 +1,49 @@
-"""Reads events: which belong to one call, and what a forced write or a state says."""
+"""Helps to read: shows the installed source of an object, with file and line numbers."""
 
-from collections.abc import Iterable
+import inspect
+import textwrap
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
 
-from paylab.lab.history import detail_text
-from paylab.nodes.events import Event, Kind
-from paylab.nodes.wire import HOUSEKEEPING
+import paylab.errors
 
-FACT_KINDS = frozenset({Kind.FORCED_WRITE, Kind.STATE})
-DOWN_KINDS = frozenset({Kind.CRASHED, Kind.RESTARTED})
-
-
-@dataclass(slots=True)
-class Call:
-    """The events of one call, as far as they happened."""
-
-    sent: Event | None = None
-    received: Event | None = None
-    # What the server said: ANSWERED or REFUSED; and what the client got: RETURNED or FAILED.
-    answered: Event | None = None
-    ended: Event | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the client got no answer, or an error."""
-        return self.ended is not None and self.ended.kind is Kind.FAILED
-
-
-def pair_calls(events: Iterable[Event]) -> dict[str, Call]:
-    """Calls by their id, in the order in which they began."""
-    calls: dict[str, Call] = {}
-    for event in events:
-        if not event.call:
-            continue
-        call = calls.setdefault(event.call, Call())
-        match event.kind:
-            case Kind.SENT:
-                call.sent = event
-            case Kind.RECEIVED:
-                call.received = event
-            case Kind.ANSWERED | Kind.REFUSED:
-                call.answered = event
-            case Kind.RETURNED | Kind.FAILED:
-                call.ended = event
-    return calls
-
-
-def in_order(events: Iterable[Event]) -> tuple[list[Event], list[Event]]:
-    """What happened to payments, and crashes with restarts, each in the order of time."""
-    ordered = sorted(events, key=lambda event: (event.at_s, event.lamport))
-    told = [event for event in ordered if event.kind not in DOWN_KINDS and event.method not in HOUSEKEEPING]
-    return told, [event for event in ordered if event.kind in DOWN_KINDS]
+# What a reader takes in at one look.
+LINES_MAX = 30
+_PACKAGE = Path(paylab.errors.__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """What a forced write or a state says: "PREPARED p/1", or "p/1 is ABORTED INSUFFICIENT_FUNDS"."""
+class Source:
+    """Source text that displays itself with its line numbers."""
 
-    word: str
-    txn: str = ""
-    reason: str = ""
-
-    @classmethod
-    def of(cls, event: Event) -> "Fact":
-        """Take an event's text apart."""
-        text = detail_text(event)
-        if event.kind is Kind.STATE and " is " in text:
-            txn, _, rest = text.partition(" is ")
-            word, _, reason = rest.partition(" ")
-            return cls(word, txn, reason)
-        if text.endswith("log entries"):
-            return cls("logged")
-        word, _, txn = text.partition(" ")
-        # Any other text says what it says, such as "queued".
-        return cls(word, txn) if word.isupper() and " " not in txn else cls(text)
+    path: str
+    first_line: int
+    text: str
 
     @property
-    def attempt(self) -> int:
-        """Which attempt of its payment it is about; 0 for none."""
-        number = self.txn.rpartition("/")[2]
-        return int(number) if number.isdecimal() else 0
+    def lines(self) -> int:
+        """How many lines it has."""
+        return len(self.text.splitlines())
+
+    def __str__(self) -> str:
+        """File and number, then the lines."""
+        numbered = [
+            f"{number:>4}  {line}" for number, line in enumerate(self.text.splitlines(), self.first_line)
+        ]
+        return "\n".join([f"{self.path}:{self.first_line}", *numbered])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        place = f"<div style='opacity:.7'>{escape(self.path)}:{self.first_line}</div>"
+        return f"{place}<pre style='overflow-x:auto'>{escape(str(self).partition(chr(10))[2])}</pre>"
 
 
-def duration(seconds: float) -> str:
-    """A length of time, in about three digits."""
-    for limit_s, unit_s, digits, unit in DURATIONS:
-        if seconds < limit_s:
-            return f"{seconds / unit_s:.{digits}f} {unit}"
-    return f"{seconds / 60:.0f} min"
-
-
-# Below so many seconds a length of time is written in that unit, with so many decimals.
-DURATIONS = (
-    (0.09995, 0.001, 1, "ms"),
-    (0.9995, 0.001, 0, "ms"),
-    (9.995, 1.0, 2, "s"),
-    (99.95, 1.0, 1, "s"),
-    (600.0, 1.0, 0, "s"),
-)
+def source(thing: Any) -> Source:
+    """The installed lines of a function or class of paylab. Raises TypeError for what has no source."""
+    lines, first_line = inspect.getsourcelines(thing)
+    path = Path(inspect.getsourcefile(thing) or "?")
+    shown = path.relative_to(_PACKAGE) if path.is_relative_to(_PACKAGE) else Path(path.name)
+    return Source(shown.as_posix(), first_line, textwrap.dedent("".join(lines)))

@@ -321,19 +321,19 @@ class StreamRequestCall(SimCall):
             self.requests.close()
 
 
-class UnaryUnaryCall(UnaryResponseCall, grpc.aio.UnaryUnaryCall):
+class UnaryUnaryCall(UnaryResponseCall, grpc.aio.UnaryUnaryCall[Any, Any]):
     """One request, one response."""
 
 
-class UnaryStreamCall(StreamResponseCall, grpc.aio.UnaryStreamCall):
+class UnaryStreamCall(StreamResponseCall, grpc.aio.UnaryStreamCall[Any, Any]):
     """One request, a stream of responses."""
 
 
-class StreamUnaryCall(StreamRequestCall, UnaryResponseCall, grpc.aio.StreamUnaryCall):
+class StreamUnaryCall(StreamRequestCall, UnaryResponseCall, grpc.aio.StreamUnaryCall[Any, Any]):
     """A stream of requests, one response."""
 
 
-class StreamStreamCall(StreamRequestCall, StreamResponseCall, grpc.aio.StreamStreamCall):
+class StreamStreamCall(StreamRequestCall, StreamResponseCall, grpc.aio.StreamStreamCall[Any, Any]):
     """Streams both ways."""
 
     def _send(self) -> None:

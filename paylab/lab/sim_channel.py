@@ -3,7 +3,7 @@
 import asyncio
 from asyncio import CancelledError, Future
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from grpc.aio import EOF, AioRpcError, ClientCallDetails, ClientInterceptor, Metadata
@@ -11,7 +11,7 @@ from grpc.aio import EOF, AioRpcError, ClientCallDetails, ClientInterceptor, Met
 from paylab.lab import sim_calls
 
 if TYPE_CHECKING:  # the host makes its channels, so at run time the import goes the other way
-    from paylab.lab.simulator import SimHost
+    from paylab.lab.sim_host import SimHost
 
 # Of each kind of method: its call, the interceptors that see it, and their method.
 KINDS: dict[str, tuple[type[sim_calls.SimCall], type[ClientInterceptor], str]] = {
@@ -54,11 +54,11 @@ class Method:
         self,
         request: Any = None,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - grpc's interface
+        timeout: float | None = None,
         metadata: Any = None,
         credentials: Any = None,
         wait_for_ready: bool | None = None,
-        compression: Any = None,
+        compression: Any = None,  # noqa: ARG002 - grpc's interface
     ) -> Any:
         """Start a call; `request` is an iterator or None when the method takes a stream."""
         if self._channel.closed:
@@ -211,8 +211,10 @@ class Intercepted:
     async def code(self) -> grpc.StatusCode:
         """The status, at the end."""
         call = await self._call_made()
-        code = await call.code() if call else _of(self._error, "code", grpc.StatusCode.CANCELLED)
-        return code  # type: ignore[no-any-return] # of either source
+        code: grpc.StatusCode = (
+            await call.code() if call else _of(self._error, "code", grpc.StatusCode.CANCELLED)
+        )
+        return code  # noqa: RET504 - the name gives it a type
 
     async def details(self) -> Any:
         """What the status says, at the end."""
@@ -302,7 +304,7 @@ class SimChannel(grpc.aio.Channel):
             method = self._methods[key] = Method(self, kind, name, serialize, deserialize)
         return method
 
-    def unary_unary(  # type: ignore[override] # the stubs leave out what generated code passes
+    def unary_unary(
         self,
         method: str,
         request_serializer: Codec = None,
@@ -312,7 +314,7 @@ class SimChannel(grpc.aio.Channel):
         """A method with one request and one response."""
         return self._method("unary_unary", method, request_serializer, response_deserializer)
 
-    def unary_stream(  # type: ignore[override] # as above
+    def unary_stream(
         self,
         method: str,
         request_serializer: Codec = None,
@@ -322,7 +324,7 @@ class SimChannel(grpc.aio.Channel):
         """A method with one request and a stream of responses."""
         return self._method("unary_stream", method, request_serializer, response_deserializer)
 
-    def stream_unary(  # type: ignore[override] # as above
+    def stream_unary(
         self,
         method: str,
         request_serializer: Codec = None,
@@ -332,7 +334,7 @@ class SimChannel(grpc.aio.Channel):
         """A method with a stream of requests and one response."""
         return self._method("stream_unary", method, request_serializer, response_deserializer)
 
-    def stream_stream(  # type: ignore[override] # as above
+    def stream_stream(
         self,
         method: str,
         request_serializer: Codec = None,
@@ -342,22 +344,22 @@ class SimChannel(grpc.aio.Channel):
         """A method with streams both ways."""
         return self._method("stream_stream", method, request_serializer, response_deserializer)
 
-    async def close(self, grace: float | None = None) -> None:
+    async def close(self, grace: float | None = None) -> None:  # noqa: ARG002 - grpc's interface
         """Make no calls any more."""
         self.closed = True
 
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - grpc's interface
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: ARG002, FBT001, FBT002 - grpc's interface
         """Always ready, until it is closed."""
         return grpc.ChannelConnectivity.SHUTDOWN if self.closed else grpc.ChannelConnectivity.READY
 
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:  # noqa: ARG002 - grpc's interface
         """It never changes of itself."""
         await self.host.world.loop.create_future()
 
     async def channel_ready(self) -> None:
         """It is."""
 
-    async def __aenter__(self) -> "SimChannel":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -13,7 +13,8 @@ from paylab.lab.faulty_world import CommitPoint
 from paylab.nodes.store import Database, Databases, Store, Transaction, sqlite_engine
 
 if TYPE_CHECKING:  # the host makes its stores, so at run time the import goes the other way
-    from paylab.lab.simulator import SimHost, SimWorld
+    from paylab.lab.sim_host import SimHost
+    from paylab.lab.simulator import SimWorld
 
 T = TypeVar("T")
 

@@ -1,11 +1,12 @@
 """A payment's journey in plain English, told from its events."""
 
 import html
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from paylab.lab.facts import FACT_KINDS, Call, Fact, duration, in_order, pair_calls
 from paylab.lab.history import detail_text
-from paylab.lab.reading import FACT_KINDS, Call, Fact, duration, in_order, pair_calls
 from paylab.nodes import wire
 from paylab.nodes.events import Event, Kind
 from paylab.pb import bank_pb2, payment_gateway_pb2
@@ -55,19 +56,21 @@ class _Journey:
             if fact.txn.rpartition("/")[0] == payment
         ]
         self._pays = self._calls_of("Pay")
+        self._receipt_told = False
 
     def lines(self) -> Iterator[str]:
         """The whole story."""
         yield from self._asked()
         attempts = sorted({fact.attempt for _, fact in self._facts})
-        for attempt in attempts:
-            if attempt in (attempts[0], attempts[-1]):
+        for number, attempt in enumerate(attempts):
+            if number in (0, len(attempts) - 1):
                 yield from self._attempt(attempt)
-            elif attempt == attempts[1]:
-                between = attempts[1:-1]
-                which = f"Attempt {attempt}" if len(between) == 1 else f"Attempts {attempt} to {between[-1]}"
-                yield f"{which} ended like the first."
-        yield from self._answered()
+            elif number == 1:
+                last = attempts[-2]
+                yield f"Attempt{'' if last == attempt else 's'} {_span(attempt, last)} ended like the first."
+            if number in (0, len(attempts) - 1):
+                yield from self._receipt(before=self._begin_of(attempts[number + 1 :]))
+        yield from self._afterwards()
         yield self._sum()
 
     def _asked(self) -> Iterator[str]:
@@ -81,7 +84,7 @@ class _Journey:
         lost = [call for call in self._pays if call.failed]
         if lost:
             yield f"{who} got no answer to {_times(len(lost), 'call')} and asked again with the same key."
-        yield f"The gateway checked the token of {who} and claimed the key, so that this payment is made once."
+        yield f"The gateway checked the token of {who} and claimed the key for payment {self._payment}."
 
     # One attempt --------------------------------------------------------------------------------
 
@@ -98,7 +101,8 @@ class _Journey:
         no = [(event.node, fact.reason) for event, fact in facts if fact.word == "ABORTED" and fact.reason]
         for node, reason in dict.fromkeys(pair for pair in no if pair[0] != "coordinator"):
             yield f"{node} voted no ({reason}): {REASONS.get(reason, 'it could not promise')}."
-        decided = next((e for e, f in facts if e.node == "coordinator" and f.word in ("COMMIT", "ABORTED")), None)
+        decisions = (e for e, f in facts if e.node == "coordinator" and f.word in ("COMMIT", "ABORTED"))
+        decided = next(decisions, None)
         if decided is not None and decided.kind is Kind.FORCED_WRITE:
             yield (
                 f"Every vote was yes, so the coordinator forced COMMIT to its log {self._after(decided)}: "
@@ -130,24 +134,23 @@ class _Journey:
             if lost and served:
                 gone = _and([f"{sent.peer}{self._crash_of(sent)}" for sent in lost])
                 yield f"{call.sent.peer} could not reach {gone}, so {method} went to its twin {served}."
-            if call.failed and method == "Prepare":
+            if call.failed and call.ended and method == "Prepare":
                 unreached += 1
-                status = detail_text(call.ended) if call.ended else ""
+                status = detail_text(call.ended).partition(": ")[2] or detail_text(call.ended)
         if unreached:
-            yield f"{_times(unreached, 'Prepare')} of the coordinator failed: {status}."
+            yield f"The coordinator's Prepare failed {_times(unreached, 'time')}: {status}."
 
     def _carried_out(self, facts: Sequence[tuple[Event, Fact]], *, one_phase: bool) -> Iterator[str]:
         banks = [(event, fact) for event, fact in facts if event.node not in ("gateway", "coordinator")]
         posted = _each(banks, Kind.FORCED_WRITE, "COMMITTED")
-        released = [
-            event.node for event, fact in banks if fact.word == "ABORTED" and not fact.reason
-        ]
+        aborted = [(event, fact) for event, fact in banks if not fact.reason]
+        released = [] if one_phase else _each(aborted, Kind.STATE, "ABORTED")
         if posted and one_phase:
             yield f"One bank keeps both accounts, so {_and(posted)} moved the money in a single step."
         elif posted:
             yield f"{_and(posted)} posted it: the hold became a debit, the promised credit a credit."
         if released:
-            yield f"{_and(list(dict.fromkeys(released)))} let go of what had been promised."
+            yield f"{_and(released)} let go of what had been promised."
 
     def _saved(self, facts: Sequence[tuple[Event, Fact]]) -> Iterator[str]:
         for event, fact in facts:
@@ -158,17 +161,19 @@ class _Journey:
 
     # Afterwards ---------------------------------------------------------------------------------
 
-    def _answered(self) -> Iterator[str]:
-        answered = [call for call in self._pays if call.ended and not call.failed]
-        if answered:
-            first = answered[0].ended
-            assert first is not None
-            state = _state(first.detail)
-            yield f"{first.node} had the receipt{state} {self._after(first)}."
-            again = [call for call in answered[1:] if call.sent and call.sent.at_s >= first.at_s]
-            if again:
-                asked = "once more" if len(again) == 1 else f"{len(again)} more times"
-                yield f"Asked {asked} with the same key, the gateway gave the same receipt and charged nothing."
+    def _receipt(self, *, before: float) -> Iterator[str]:
+        """What the client first heard, if that was before a point in time."""
+        first = self._first_answer()
+        if first is not None and first.at_s < before and not self._receipt_told:
+            self._receipt_told = True
+            yield f"{first.node} had the receipt{_state(first.detail)} {self._after(first)}."
+
+    def _afterwards(self) -> Iterator[str]:
+        first = self._first_answer()
+        again = [c for c in self._pays if first and c.sent and not c.failed and c.sent.at_s >= first.at_s]
+        if again:
+            asked = "once more" if len(again) == 1 else f"{len(again)} more times"
+            yield f"Asked {asked} with the same key, the gateway gave the same receipt and charged nothing."
         if any(event.node == "logger" and event.kind is Kind.FORCED_WRITE for event in self._events):
             yield "The logger wrote what became of it to its log."
 
@@ -183,6 +188,13 @@ class _Journey:
         )
 
     # Looking things up --------------------------------------------------------------------------
+
+    def _first_answer(self) -> Event | None:
+        return next((call.ended for call in self._pays if call.ended and not call.failed), None)
+
+    def _begin_of(self, attempts: Sequence[int]) -> float:
+        """When the first of these attempts began; never, if there is none."""
+        return min((e.at_s for e, fact in self._facts if fact.attempt in attempts), default=math.inf)
 
     def _calls_of(self, method: str) -> list[Call]:
         return [c for c in self._calls.values() if c.sent and c.sent.method.endswith(f"/{method}")]
@@ -199,7 +211,8 @@ class _Journey:
         return {
             call.received.node: [leg for item in request.items for leg in item.legs if self._is_mine(item)]
             for call in self._calls_of("Prepare")
-            if call.received and isinstance(request := call.received.detail, bank_pb2.PrepareRequest)
+            if call.received
+            and isinstance(request := call.received.detail, bank_pb2.PrepareRequest)
             and any(self._is_mine(item) and item.txn.attempt == attempt for item in request.items)
         }
 
@@ -215,7 +228,9 @@ class _Journey:
 
 
 def _each(facts: Sequence[tuple[Event, Fact]], kind: Kind, word: str) -> list[str]:
-    return list(dict.fromkeys(event.node for event, fact in facts if event.kind is kind and fact.word == word))
+    return list(
+        dict.fromkeys(event.node for event, fact in facts if event.kind is kind and fact.word == word)
+    )
 
 
 def _promise(legs: Sequence[Any]) -> str:
@@ -238,6 +253,10 @@ def _state(receipt: Any) -> str:
 
 def _and(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def _times(count: int, what: str) -> str:

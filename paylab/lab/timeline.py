@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 
 from paylab.lab import svg
 from paylab.lab import timeline_layout as lay
+from paylab.lab.facts import FACT_KINDS, Call, Fact, duration, in_order, pair_calls
 from paylab.lab.history import detail_text
-from paylab.lab.reading import FACT_KINDS, Call, Fact, duration, in_order, pair_calls
 from paylab.lab.timeline_drawing import draw
 from paylab.lab.timeline_layout import Arrow, Mark
 from paylab.nodes.events import Event, Kind

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
-from paylab.lab.reading import duration
+from paylab.lab.facts import duration
 from paylab.lab.svg import WIDTH, Box, box_around, text_width
 from paylab.nodes.events import Event
 
@@ -198,22 +198,15 @@ class Placer:
         return max([self.y, *ends, *(box.bottom for box in self._taken[-LATELY:])])
 
     def _is_free(self, label: Label, line: Arrow | None, *, strict: bool) -> bool:
-        box = label.box
-        if box.left < LEFT - 2 or box.right > WIDTH - 1:
+        box, taken = label.box, self._taken[-LATELY:]
+        covers = label.text and any(box.overlaps(other, margin=0.5) for other in taken)
+        crossed = line is not None and line.cross is not None and box.overlaps(_cross_box(*line.cross))
+        if box.left < LEFT - 2 or box.right > WIDTH - 1 or covers or crossed:
             return False
-        if label.text and any(box.overlaps(other, margin=0.5) for other in self._taken[-LATELY:]):
-            return False
-        if line is not None and line.cross is not None and box.overlaps(box_around(*line.cross, 10, 10)):
-            return False
-        if not strict:
-            return True
-        lines = self.layout.arrows[-LATELY:]
-        if any(box.meets((other.x, other.y), (other.end_x, other.end_y)) for other in lines):
-            return False
-        if not label.text and any(box.overlaps(other) for other in self._taken[-LATELY:]):
-            return False
-        return line is None or not any(
-            one.box.meets((line.x, line.y), (line.end_x, line.end_y)) for one in self.layout.labels[-LATELY:]
+        return not strict or not (
+            any(_meets(box, other) for other in self.layout.arrows[-LATELY:])
+            or any(box.overlaps(other) for other in taken)
+            or (line and any(_meets(other.box, line) for other in self.layout.labels[-LATELY:]))
         )
 
     def _take(self, label: Label, line: Arrow | None) -> None:
@@ -225,7 +218,7 @@ class Placer:
         if line is not None:
             self.layout.arrows.append(line)
             if line.cross is not None:
-                self._taken.append(box_around(*line.cross, 10, 10))
+                self._taken.append(_cross_box(*line.cross))
 
 
 ArrowTo = Callable[[float], Arrow]
@@ -259,6 +252,14 @@ def nothing(x: float, y: float, *, towards: float) -> list[Label]:
     """No label; only the place where an arrow begins."""
     end = x + math.copysign(24.0, towards - x)
     return [Label("", Box(min(x, end), y - 0.5, max(x, end), y + 1.5), "")]
+
+
+def _meets(box: Box, arrow: Arrow) -> bool:
+    return box.meets((arrow.x, arrow.y), (arrow.end_x, arrow.end_y))
+
+
+def _cross_box(x: float, y: float) -> Box:
+    return box_around(x, y, 10, 10)
 
 
 def _width(text: str, style: str) -> float:

@@ -130,7 +130,9 @@ def run_file(
     return run_job(lab, job, concurrency=concurrency, progress=progress)
 
 
-def run_job(lab: "Lab", job: Job, *, concurrency: int = CONCURRENCY_DEFAULT, progress: bool = True) -> RunResult:
+def run_job(
+    lab: "Lab", job: Job, *, concurrency: int = CONCURRENCY_DEFAULT, progress: bool = True
+) -> RunResult:
     """Open the job's accounts, send its payments, wait until nothing is in doubt, check."""
     lab.world.call(_open_accounts(lab, job))
     with tqdm(total=len(job.payments), unit=" payments", disable=not progress, smoothing=0.1) as bar:

@@ -20,7 +20,7 @@ from paylab.core.tokens import ACCESS_LIFETIME_S, REFRESH_LIFETIME_S, TYPE, acce
 from paylab.errors import PermissionDenied, Unauthenticated
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import current_peer
-from paylab.nodes.node import Node, keep_registered
+from paylab.nodes.node import LEASE_S, Node, keep_registered
 from paylab.nodes.token_verifier import ALGORITHM
 from paylab.pb import authentication_pb2 as pb
 from paylab.pb import authentication_pb2_grpc as pb_grpc
@@ -65,11 +65,19 @@ class AuthServer(Node, pb_grpc.AuthenticationServicer):
 
     role = Role.AUTH
 
-    def __init__(self, host: Host, *, balancer: str = "auth-lb", cost: PasswordCost | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *,
+        balancer: str = "auth-lb",
+        cost: PasswordCost | None = None,
+        lease_s: float = LEASE_S,
+    ) -> None:
         """Register with `balancer` once running."""
         super().__init__(host)
         cost = cost or PasswordCost()
         self._balancer = balancer
+        self._lease_s = lease_s
         self._store = host.store("auth")
         self._hasher = PasswordHasher(cost.time_cost, cost.memory_kib, cost.parallelism)
         self._nobodys_hash = ""
@@ -98,7 +106,10 @@ class AuthServer(Node, pb_grpc.AuthenticationServicer):
 
     async def run(self) -> None:
         """Make ourselves known."""
-        self.host.spawn(keep_registered(self.host, balancer=self._balancer, group="auth"), daemon=True)
+        self.host.spawn(
+            keep_registered(self.host, balancer=self._balancer, lease_s=self._lease_s, group="auth"),
+            daemon=True,
+        )
 
     # Authentication -----------------------------------------------------------------------------
 

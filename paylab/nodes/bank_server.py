@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from paylab.core import messages, participant
+from paylab.core import messages
 from paylab.core.authorization import Role
 from paylab.core.ledger import Account
 from paylab.core.tokens import check_account
@@ -19,7 +19,7 @@ from paylab.nodes.bank_store import Answer, BankStore, Item, Rule
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import current_caller, current_peer
-from paylab.nodes.node import Node, keep_registered
+from paylab.nodes.node import LEASE_S, Node, keep_registered
 from paylab.pb import bank_pb2 as pb
 from paylab.pb import bank_pb2_grpc as pb_grpc
 from paylab.pb import coordinator_pb2, coordinator_pb2_grpc
@@ -35,11 +35,12 @@ class BankServer(Node, pb_grpc.BankServicer):
 
     role = Role.BANK
 
-    def __init__(self, host: Host, *, bank: str, balancer: str = "bank-lb") -> None:
+    def __init__(self, host: Host, *, bank: str, balancer: str = "bank-lb", lease_s: float = LEASE_S) -> None:
         """Register with `balancer` once running."""
         super().__init__(host)
         self.bank = bank
         self._balancer = balancer
+        self._lease_s = lease_s
         self._books = BankStore(host, bank)
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -53,16 +54,23 @@ class BankServer(Node, pb_grpc.BankServicer):
 
     async def run(self) -> None:
         """Make ourselves known, and ask about whatever is in doubt."""
-        self.host.spawn(keep_registered(self.host, balancer=self._balancer, group=self.bank), daemon=True)
+        self.host.spawn(
+            keep_registered(self.host, balancer=self._balancer, lease_s=self._lease_s, group=self.bank),
+            daemon=True,
+        )
         self.host.spawn(self._sweep(), daemon=True)
 
     # Two-phase commit ---------------------------------------------------------------------------
 
     async def Prepare(self, request: pb.PrepareRequest, context: Any) -> pb.PrepareResponse:
         """Vote on each transaction; the votes leave after the promises are durable."""
+        rules = self.host.decisions
         items = [wire.prepare_from_pb(item) for item in request.items]
         votes = await self._apply(
-            items, lambda books, item: participant.prepare(books.rows.get(item.txn), books.accounts, item)
+            items,
+            lambda books, item: rules.bank_prepare(
+                books.rows.get(item.txn), books.accounts, item, vote=rules.bank_vote
+            ),
         )
         return pb.PrepareResponse(votes=[wire.vote_to_pb(vote) for vote in votes])
 
@@ -75,13 +83,16 @@ class BankServer(Node, pb_grpc.BankServicer):
         """Say what became of one-phase transactions."""
         items = [messages.Inquire(wire.txn_from_pb(txn)) for txn in request.txns]
         votes = await self._apply(
-            items, lambda books, item: participant.inquire(books.rows.get(item.txn), item)
+            items, lambda books, item: self.host.decisions.bank_inquire(books.rows.get(item.txn), item)
         )
         return pb.InquireResponse(votes=[wire.vote_to_pb(vote) for vote in votes])
 
     async def _decide(self, items: Sequence[messages.Decide]) -> list[messages.Ack]:
         acks = await self._apply(
-            items, lambda books, item: participant.decide(books.rows.get(item.txn), books.accounts, item)
+            items,
+            lambda books, item: self.host.decisions.bank_decide(
+                books.rows.get(item.txn), books.accounts, item
+            ),
         )
         for ack in acks:
             if not ack.ok:
@@ -114,16 +125,18 @@ class BankServer(Node, pb_grpc.BankServicer):
                 continue
             stub = coordinator_pb2_grpc.CoordinatorStub(self.host.channel("coordinator"))
             question = coordinator_pb2.GetDecisionRequest(txns=[wire.txn_to_pb(txn) for txn in txns])
+            outcomes: list[messages.Outcome | None] = [None] * len(txns)
             try:
                 response = await stub.GetDecision(question)
+                outcomes = [wire.outcome_from_pb(outcome) for outcome in response.outcomes]
             except grpc.aio.AioRpcError:
-                continue  # still in doubt; ask again later
-            outcomes = [wire.outcome_from_pb(outcome) for outcome in response.outcomes]
+                pass  # nobody answered
+            commits = [self.host.decisions.bank_in_doubt(outcome) for outcome in outcomes]
             await self._decide(
                 [
-                    messages.Decide(txn, commit=outcome is messages.Outcome.COMMITTED)
-                    for txn, outcome in zip(txns, outcomes, strict=True)
-                    if outcome is not messages.Outcome.UNDECIDED
+                    messages.Decide(txn, commit=commit)
+                    for txn, commit in zip(txns, commits, strict=True)
+                    if commit is not None
                 ]
             )
 

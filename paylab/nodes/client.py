@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import grpc
 
-from paylab.core.backoff import full_jitter
 from paylab.core.money import Money
 from paylab.errors import OutcomeUnknown, Overloaded, Unauthenticated
 from paylab.nodes import wire
@@ -132,7 +131,9 @@ class PaymentClient:
                 failure = error
                 delay_s = 0.0
             failures += 1
-            delay_s += full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng)
+            delay_s += self._host.decisions.client_delay(
+                failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng
+            )
             if delay_s >= until_s - self._host.now():
                 raise failure
             await self._host.sleep(delay_s)

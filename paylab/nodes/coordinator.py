@@ -76,7 +76,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         self._balancer = balancer
         self._timing = timing or Timing()
         self._store = host.store("coordinator")
-        self._core = Coordinator(epoch=0, timing=self._timing)
+        self._core: Coordinator = host.decisions.coordinator_core(epoch=0, timing=self._timing)
         self._recovered: list[Effect] = []
         self._waiters: dict[Txn, list[asyncio.Future[Answer]]] = {}
         # The last event under way of each payment.
@@ -100,7 +100,8 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
             connection.execute(change.values(epoch=epoch))
             return epoch
 
-        self._core = Coordinator(epoch=await self._store.run(next_epoch), timing=self._timing)
+        epoch = await self._store.run(next_epoch)
+        self._core = self.host.decisions.coordinator_core(epoch=epoch, timing=self._timing)
         query = select(COMMITS).order_by(COMMITS.c.payment)
         rows = await self._store.rows(query)
         self._recovered = self._core.recover(

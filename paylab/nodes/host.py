@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import grpc
 
 from paylab.core.authorization import Identity
+from paylab.core.decisions import DEFAULT, Decisions
 from paylab.nodes.events import Event, Recorder
 from paylab.nodes.interceptors import client_interceptors, server_interceptors
 from paylab.nodes.store import Databases, Store
@@ -41,6 +42,8 @@ class Host(Protocol):
     identity: Identity
     rng: random.Random
     recorder: Recorder
+    # What the node decides by; every one can be replaced.
+    decisions: Decisions
     # What failed in the background; closing the lab raises it.
     failures: list[BaseException]
 
@@ -107,6 +110,7 @@ class GrpcHost:
         self.identity = identity
         self.rng = random.Random()  # noqa: S311 - for jitter; secrets come from secret_bytes
         self.recorder = Recorder(identity.node, self.now, sink)
+        self.decisions = DEFAULT
         self.verifier = TokenVerifier(self)
         self._credentials = credentials
         self._addresses = addresses

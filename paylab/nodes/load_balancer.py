@@ -4,13 +4,13 @@ The server behind sees the balancer's certificate, so the balancer applies the s
 own caller and vouches for it in metadata.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
 from paylab.core.authorization import RULES, Role
-from paylab.core.balancing import POLICIES, Endpoint, Policy
+from paylab.core.balancing import Endpoint, Policy
 from paylab.errors import PermissionDenied
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import CALL_KEY, CALLER_KEY, LAMPORT_KEY, current_peer, metadata_of
@@ -31,14 +31,11 @@ class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
 
     role = Role.BALANCER
 
-    def __init__(
-        self, host: Host, *, serves: Role, group: str | None = None, policy: str = "round_robin"
-    ) -> None:
-        """`policy` is one of `paylab.core.balancing.POLICIES`."""
+    def __init__(self, host: Host, *, serves: Role, group: str | None = None) -> None:
+        """Every group gets a policy of its own."""
         super().__init__(host)
         self._serves = serves
         self._group = group
-        self._make_policy: Callable[[], Policy] = POLICIES[policy]
         self._policies: dict[str, Policy] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._proxy = _Proxy(self)
@@ -105,7 +102,7 @@ class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
             return None
         policy = self._policies.get(group)
         if policy is None:
-            policy = self._policies[group] = self._make_policy()
+            policy = self._policies[group] = self.host.decisions.balancer_policy()
         return policy.pick(offered)
 
     def suspect(self, endpoint: Endpoint) -> None:

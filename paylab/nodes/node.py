@@ -52,7 +52,7 @@ class Node:
         await self.run()
 
 
-async def keep_registered(host: Host, *, balancer: str, group: str, lease_s: float = LEASE_S) -> None:
+async def keep_registered(host: Host, *, balancer: str, group: str, lease_s: float) -> None:
     """Keep a server known to its balancer: register, then report load at a third of the lease."""
     server, registered = host.identity.node, False
     while True:

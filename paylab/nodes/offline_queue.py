@@ -27,7 +27,6 @@ from sqlalchemy import (
 )
 
 from paylab.core.authorization import Role
-from paylab.core.backoff import full_jitter
 from paylab.nodes.host import Host
 from paylab.nodes.node import Node
 from paylab.pb import offline_queue_pb2 as pb
@@ -226,6 +225,6 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         return gateway_pb_grpc.PaymentGatewayStub(self.host.channel("gateway"))
 
     def _delay_s(self, attempt: int) -> float:
-        return full_jitter(
+        return self.host.decisions.queue_delay(
             attempt, base_s=self._schedule.base_s, cap_s=self._schedule.cap_s, rng=self.host.rng
         )

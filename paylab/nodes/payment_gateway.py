@@ -91,18 +91,20 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
             payment=self.host.new_id(),
             caller=caller.subject,
             key=request.idempotency_key,
-            fingerprint=idempotency.fingerprint(payer=payer, payee=payee, money=money),
+            fingerprint=self.host.decisions.gateway_fingerprint(payer=payer, payee=payee, money=money),
             payer=payer,
             payee=payee,
             money=money,
             accepted_at_s=self.host.now(),
         )
-        wanted = rules.open_attempt(wanted, expires_at_s=self._expiry(), epoch=await self._known_epoch())
+        wanted = self.host.decisions.gateway_open_attempt(
+            wanted, expires_at_s=self._expiry(), epoch=await self._known_epoch()
+        )
         payment = await self._payments.claim(wanted)
         if payment is wanted:
             self._record(payment)
         else:
-            payment = idempotency.same_request(payment, wanted.fingerprint)
+            payment = self.host.decisions.gateway_same_request(payment, wanted.fingerprint)
         return wire.receipt_to_pb(await self._settled(payment, context))
 
     async def GetPayment(self, request: pb.GetPaymentRequest, context: Any) -> pb.Receipt:
@@ -133,7 +135,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         """Open the next attempt of a queued payment and carry it out. Raises NotFound."""
         payment = await self._existing(request.payment)
         if payment.state is State.QUEUED:
-            following = rules.open_attempt(
+            following = self.host.decisions.gateway_open_attempt(
                 payment, expires_at_s=self._expiry(), epoch=await self._known_epoch()
             )
             payment = await self._replace(payment, following)
@@ -186,7 +188,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
                 )
                 continue
             self._epoch = max(self._epoch, response.epoch)
-            following = rules.conclude(
+            following = self.host.decisions.gateway_conclude(
                 payment,
                 wire.answer_from_pb(payment.txn, response),
                 expires_at_s=self._expiry(),
@@ -226,7 +228,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         async with self._learning:  # of many payments that need the epoch, one asks for it
             if not self._epoch:
                 try:
-                    response = await self._coordinator().GetEpoch(coordinator_pb2.GetEpochRequest(), timeout=1.0)
+                    response = await self._coordinator().GetEpoch(
+                        coordinator_pb2.GetEpochRequest(), timeout=1.0
+                    )
                 except grpc.aio.AioRpcError:
                     return 0
                 self._epoch = response.epoch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import jwt
 
-from paylab.core.tokens import TYPE, Caller, check_claims
+from paylab.core.tokens import TYPE, Caller
 from paylab.errors import Unauthenticated
 from paylab.pb import authentication_pb2, authentication_pb2_grpc
 
@@ -44,7 +44,7 @@ class TokenVerifier:
             self._claims[token] = claims
             if len(self._claims) > CACHE_MAX:
                 self._claims.popitem(last=False)
-        return check_claims(claims, now=self._host.now())
+        return self._host.decisions.token_check(claims, now=self._host.now())
 
     async def _verified_claims(self, token: str) -> dict[str, Any]:
         try:

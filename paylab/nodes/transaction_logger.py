@@ -1,7 +1,7 @@
 """The transaction logger: an append-only log in which every entry's hash covers the one before."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import grpc
@@ -54,7 +54,9 @@ class TransactionLogger(Node, pb_grpc.TransactionLoggerServicer):
     async def Append(self, request: pb.AppendRequest, context: Any) -> pb.AppendResponse:
         """Add what is new, and answer once it is durable."""
         events = {event.event_id: event.SerializeToString(deterministic=True) for event in request.events}
-        appended = await self._store.run(lambda connection: _append(connection, events))
+        appended = await self._store.run(
+            lambda connection: _append(connection, events, self.host.decisions.logger_fresh)
+        )
         self._store.forced(
             f"{appended} log entries", *dict.fromkeys(event.payment for event in request.events)
         )
@@ -76,7 +78,11 @@ class TransactionLogger(Node, pb_grpc.TransactionLoggerServicer):
         return pb.ReadResponse(entries=entries)
 
 
-def _append(connection: Connection, events: dict[str, bytes]) -> int:
+def _append(
+    connection: Connection,
+    events: dict[str, bytes],
+    fresh: Callable[[Sequence[str], Collection[str]], list[str]],
+) -> int:
     known = select(ENTRIES.c.event_id).where(ENTRIES.c.event_id.in_(list(events)))
     present = {row.event_id for row in connection.execute(known)}
     last = (
@@ -90,9 +96,8 @@ def _append(connection: Connection, events: dict[str, bytes]) -> int:
     )
     index, tip = (last["index"], last["hash"]) if last else (0, FIRST_HASH)
     rows = []
-    for event_id, event in events.items():
-        if event_id in present:
-            continue
+    for event_id in fresh(list(events), present):
+        event = events[event_id]
         index, tip = index + 1, chained(tip, event)
         rows.append({"index": index, "event_id": event_id, "event": event, "hash": tip})
     if rows:

@@ -1,0 +1,54 @@
+"""Every decision that a node takes, in one place, so that each can be replaced by name.
+
+A node asks `host.decisions`; whoever boots a network may put another function or class into a slot: an
+exercise, a planted bug, a policy under test.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paylab.core import backoff, idempotency, participant, payment, tokens
+from paylab.core.balancing import Policy, RoundRobin
+from paylab.core.coordinator import Coordinator
+from paylab.core.messages import Outcome
+
+
+def in_doubt(outcome: Outcome | None) -> bool | None:
+    """What a bank does with a long-prepared transaction: True commits, False aborts, None waits on.
+
+    `outcome` is the coordinator's answer, None when it did not answer. Only the coordinator may decide:
+    a bank that aborts alone breaks atomicity, however long it has waited.
+    """
+    if outcome is None or outcome is Outcome.UNDECIDED:
+        return None
+    return outcome is Outcome.COMMITTED
+
+
+def fresh_events(event_ids: Sequence[str], known: Collection[str]) -> list[str]:
+    """Which of the event ids that an outbox sent are new to the log; outboxes send at least once."""
+    return [event_id for event_id in dict.fromkeys(event_ids) if event_id not in known]
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """The slots and what paylab puts into them; `paylab.slots()` prints the table."""
+
+    bank_vote: Callable[..., str] = participant.vote_reason
+    bank_prepare: Callable[..., Any] = participant.prepare
+    bank_decide: Callable[..., Any] = participant.decide
+    bank_inquire: Callable[..., Any] = participant.inquire
+    bank_in_doubt: Callable[[Outcome | None], bool | None] = in_doubt
+    coordinator_core: Callable[..., Coordinator] = Coordinator
+    gateway_fingerprint: Callable[..., str] = idempotency.fingerprint
+    gateway_same_request: Callable[..., Any] = idempotency.same_request
+    gateway_open_attempt: Callable[..., Any] = payment.open_attempt
+    gateway_conclude: Callable[..., Any] = payment.conclude
+    queue_delay: Callable[..., float] = backoff.full_jitter
+    client_delay: Callable[..., float] = backoff.full_jitter
+    balancer_policy: Callable[[], Policy] = RoundRobin
+    logger_fresh: Callable[[Sequence[str], Collection[str]], list[str]] = fresh_events
+    token_check: Callable[..., tokens.Caller] = tokens.check_claims
+
+
+DEFAULT = Decisions()
