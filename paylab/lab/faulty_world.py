@@ -1,4 +1,4 @@
-"""What can be broken in a world, by the names of nodes; both worlds offer it, and a schedule of faults uses it."""
+"""What can be broken in a world, by the names of nodes; for schedules of faults, in either world."""
 
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
@@ -14,10 +14,10 @@ class CommitPoint(StrEnum):
 
 
 class FaultyWorld(Protocol):
-    """The faults. Each may be called from any thread and takes effect at once, for messages sent from then on.
+    """The faults. Each may be called from any thread and takes effect at once, on what is sent from then on.
 
-    Faults of the network last until `heal`; a node's own (slow, skew, pause) last until they are set back, and
-    through a restart. A rate is a probability, 0 to 1, and 0 switches a fault off. An unknown name is no error:
+    Faults of the network last until `heal`. A node's own last until they are set back, slow and skew through
+    a restart, too. A rate is a probability, 0 to 1, and 0 switches a fault off. An unknown name is no error:
     a node of that name may come.
     """
 
@@ -54,4 +54,4 @@ class FaultyWorld(Protocol):
     def crash_at_commit(
         self, node: str, point: CommitPoint, crash: Callable[[], Coroutine[Any, Any, None]], *, nth: int = 1
     ) -> None:
-        """Kill a node at its `nth` commit that writes, from now on; `crash` then does the lab's bookkeeping."""
+        """Kill a node at its `nth` commit that writes; `crash` then does the lab's bookkeeping."""

@@ -14,7 +14,7 @@ from paylab.core.balancing import POLICIES
 from paylab.core.money import Money, parse_money
 from paylab.core.tokens import ORIGINATOR
 from paylab.errors import LabError
-from paylab.lab import checks
+from paylab.lab import checks, faults
 from paylab.lab.clients import LabClient
 from paylab.lab.durations import seconds
 from paylab.lab.history import History
@@ -190,8 +190,35 @@ class Lab:
         """Start a crashed node again, with a new certificate, from what its disk holds."""
         self._world.call(self._network.restart(node))
 
+    def inject(self, schedule: faults.Schedule) -> LabFuture[None]:
+        """Start a schedule of faults (`paylab.lab.faults`); returns at once, cancel the future to stop."""
+        return self._world.submit(faults.inject(self._network, schedule))
+
+    def partition(self, a: str, b: str, *, one_way: bool = False) -> None:
+        """Cut the link between two nodes, or only from `a` to `b`."""
+        self._apply(faults.partition(a, b, one_way=one_way))
+
+    def heal(self) -> None:
+        """End every fault of the network."""
+        self._apply(faults.heal())
+
+    def lose(self, rate: float, *, requests: bool = True, replies: bool = True) -> None:
+        """Lose this share of all messages until `heal`."""
+        self._apply(faults.lose(rate, requests=requests, replies=replies))
+
+    def pause(self, node: str) -> None:
+        """Stop a node where it stands, as SIGSTOP does."""
+        self._apply(faults.pause(node))
+
+    def resume(self, node: str) -> None:
+        """Let a paused node go on."""
+        self._apply(faults.resume(node))
+
+    def _apply(self, fault: faults.Fault) -> None:
+        self._world.call(faults.apply(self._network, fault))
+
     def advance(self, duration: float | str) -> None:
-        """Let time pass: seconds, or text such as "3 h". A simulated world takes hardly any real time for it."""
+        """Let time pass: seconds, or text such as "3 h", which a simulated world hardly takes."""
         self._world.advance(seconds(duration))
 
     # Looking ------------------------------------------------------------------------------------

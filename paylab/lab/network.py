@@ -10,6 +10,7 @@ from paylab.core.authorization import Identity, Role
 from paylab.core.decisions import Decisions
 from paylab.core.money import Money
 from paylab.errors import LabError
+from paylab.lab.faulty_world import CommitPoint
 from paylab.lab.history import History
 from paylab.lab.real_world import World
 from paylab.lab.slots import filled
@@ -149,6 +150,21 @@ class Network:
         running.host.recorder.record(Kind.RESTARTED)
         await running.make(running.host).start()
         running.up = True
+
+    def break_world(self, kind: str, *arguments: Any) -> None:
+        """Make a fault of the world happen: one of `FaultyWorld`'s methods, arguments in its order."""
+        world: Any = self._world
+        if kind == "crash_at_commit":
+            node, point, nth = arguments
+            world.crash_at_commit(node, CommitPoint(point), partial(self.crash, node), nth=nth)
+        elif kind == "lose":
+            rate, requests, replies = arguments
+            world.lose(rate, requests=requests, replies=replies)
+        elif kind == "partition":
+            a, b, one_way = arguments
+            world.partition(a, b, one_way=one_way)
+        else:
+            getattr(world, kind)(*arguments)
 
     def _running(self, node: str) -> Running:
         if node not in self.nodes:

@@ -1,6 +1,6 @@
 """The caller's side of a simulated RPC: call objects that behave as those of grpc.aio do.
 
-Only bytes, metadata, a status and cancellation cross to the other node, each after the time that the link takes.
+Only bytes, metadata, a status and cancellation cross to the other node, each in the time that the link takes.
 """
 
 import asyncio
@@ -62,7 +62,9 @@ class SimCall:
         # Word of the caller's cancellation was faster than the call itself.
         self.revoked = False
         self.sent_ns = host.world.loop.now_ns
-        self.deadline_ns = None if timeout is None else self.sent_ns + max(0, round(timeout * NS_PER_S))
+        self.deadline_ns: int | None = None
+        if timeout is not None:
+            self.deadline_ns = self.sent_ns + max(0, round(timeout * NS_PER_S))
         self._code: grpc.StatusCode | None = None
         self._details = ""
         self._initial: tuple[tuple[str, Any], ...] = ()
@@ -93,7 +95,7 @@ class SimCall:
     # What arrives -------------------------------------------------------------------------------
 
     def answer(self, status: tuple[grpc.StatusCode, str, Any, bytes | None]) -> None:
-        """The end of the call has arrived: code, details, trailing metadata and the response of a unary call."""
+        """The end has arrived: code, details, trailing metadata and the response of a unary call."""
         if self._code is None:
             code, self._details, self._trailing, self._payload = status
             self._finish(code)

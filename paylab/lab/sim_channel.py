@@ -91,7 +91,7 @@ class Method:
 class Intercepted:
     """A call that interceptors are about to make, or have made.
 
-    It starts when it is awaited, in the awaiting task, which costs no task of its own; a call that is not awaited
+    It starts when it is awaited, in the awaiting task, which costs no task of its own; one that is not awaited
     at once starts in a task after the running callback, as grpc.aio's do.
     """
 
@@ -214,7 +214,7 @@ class Intercepted:
         code: grpc.StatusCode = (
             await call.code() if call else _of(self._error, "code", grpc.StatusCode.CANCELLED)
         )
-        return code  # noqa: RET504 - the name gives it a type
+        return code
 
     async def details(self) -> Any:
         """What the status says, at the end."""
@@ -236,7 +236,7 @@ class InterceptedUnary(Intercepted):
         """Wait for the response, which an interceptor may have given itself."""
         call = yield from self._made()
         if isinstance(call, (sim_calls.SimCall, Intercepted)):
-            return (yield from call.__await__())  # type: ignore[union-attr] # only unary calls come here
+            return (yield from call.__await__())  # type: ignore[union-attr] # it is a unary call
         return call
 
 
@@ -289,7 +289,7 @@ class SimChannel(grpc.aio.Channel):
     """From one host to the node of a name, whoever serves under it at the time."""
 
     def __init__(self, host: "SimHost", target: str, interceptors: Sequence[ClientInterceptor]) -> None:
-        """Nothing is connected: there is always a connection, and only a call finds out whether it is good."""
+        """Nothing is connected: only a call finds out whether there is somebody."""
         self.host = host
         self.target = target
         self.interceptors = interceptors

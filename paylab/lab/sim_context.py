@@ -101,7 +101,7 @@ class ServedCall(grpc.aio.ServicerContext[Any, Any]):
                 self.task.cancel()
 
     def expire_soon(self, left_ns: int = 0) -> None:
-        """The deadline comes at the caller after `left_ns`, and here as much later as the call took to arrive."""
+        """The deadline comes at the caller after `left_ns`, here as much later as the call took to arrive."""
         self._loop.after_ns(left_ns + self.lag_ns, self.cancel_by_caller, None)
 
     # What a handler is offered ------------------------------------------------------------------
@@ -134,7 +134,7 @@ class ServedCall(grpc.aio.ServicerContext[Any, Any]):
 
     async def abort_with_status(self, status: grpc.Status) -> NoReturn:
         """End the call with an error."""
-        await self.abort(status.code, status.details, status.trailing_metadata or ())  # type: ignore[attr-defined] # a named tuple
+        await self.abort(status.code, status.details, status.trailing_metadata or ())
 
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
         """Send this at the end."""

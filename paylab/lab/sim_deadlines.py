@@ -1,4 +1,4 @@
-"""The deadlines of calls under way. Hardly any comes true, so they are kept where it costs little to forget one."""
+"""The deadlines of calls under way. Hardly any comes true, so forgetting one must cost little."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ from paylab.lab.virtual_time import VirtualLoop
 if TYPE_CHECKING:  # calls carry deadlines, so at run time the import goes the other way
     from paylab.lab.sim_calls import SimCall
 
-# Calls whose deadlines fall into the same span of time wait together; only those left when it begins get a timer.
+# Calls whose deadlines fall into one span of time wait together; those left when it begins get timers.
 SPAN_NS = 1 << 27  # 134 ms
 
 

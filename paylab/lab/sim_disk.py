@@ -1,7 +1,6 @@
-"""The simulated disk: real SQLite in memory, in virtual time, which keeps what was committed and nothing else."""
+"""The simulated disk: real SQLite in memory, in virtual time; it keeps what was committed, nothing else."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,8 +109,9 @@ class SimStore(Store):
         if wrote and armed.point is not CommitPoint.BEFORE and armed.reached():
             if armed.point is CommitPoint.UNANSWERED:
                 self._host.die_of(armed)
-                await asyncio.get_running_loop().create_future()  # for ever: a dead node's code never runs on
-            self._host.die_soon_of(armed)
+                await asyncio.sleep(0)  # from which a dead node's code never comes back
+            else:
+                self._host.die_soon_of(armed)
         return result
 
 
@@ -120,6 +120,5 @@ class NodeDied(Exception):
 
 
 def _changes(connection: Connection) -> int:
-    raw = connection.connection.dbapi_connection
-    assert isinstance(raw, sqlite3.Connection)
-    return raw.total_changes
+    raw: Any = connection.connection.dbapi_connection  # a sqlite3.Connection
+    return int(raw.total_changes)

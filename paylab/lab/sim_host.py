@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from paylab.core.authorization import Identity
+from paylab.core.decisions import DEFAULT, Decisions
 from paylab.lab.choices import seeded
 from paylab.lab.faulty_world import CommitPoint
 from paylab.lab.sim_calls import SimCall
@@ -61,7 +62,7 @@ class SimHost:
         self.world = world
         self.rng = seeded(world.seed, "rng", node, life)
         self.recorder = Recorder(node, self.now, self._record)
-        self.decisions = DEFAULT
+        self.decisions: Decisions = DEFAULT
         self.verifier = TokenVerifier(self)
         self.failures: list[BaseException] = []
         self.dead = False

@@ -13,7 +13,7 @@ WINDOW = 32
 
 
 class Wire:
-    """Carries things one way; what was sent first arrives first, and after a loss nothing arrives any more."""
+    """Carries things one way; what was sent first arrives first, and after a loss nothing more arrives."""
 
     __slots__ = ("_last_ns", "_link", "_loop", "_reply", "broken")
 

@@ -98,8 +98,8 @@ class VirtualThread:
     def call(self, work: Coroutine[Any, Any, T], *, timeout_s: float = CALL_TIMEOUT_S) -> T:
         """Run work and wait for it, `timeout_s` of the wall clock at most.
 
-        Raises LabError from the loop's own thread, after `timeout_s`, and when the work waits for something that
-        cannot happen any more.
+        Raises LabError from the loop's own thread, after `timeout_s`, and when the work waits for something
+        that cannot happen any more.
         """
         if threading.current_thread() is self._thread:
             work.close()

@@ -1,8 +1,8 @@
-"""An event loop whose clock is virtual: an event happens, then everything that it causes, then the next event.
+"""An event loop with a virtual clock: an event happens, then everything that it causes, then the next event.
 
-Nothing ever waits for real. Moments are whole nanoseconds and events of the same moment happen in the order in
-which they were scheduled, so a run is the same run every time. What belongs to a node that is paused or dead is
-set aside instead of run, so not a single line of such a node is executed.
+Nothing ever waits for real. Moments are whole nanoseconds and events of the same moment happen in the order
+in which they were scheduled, so a run is the same run every time. What belongs to a node that is paused or
+dead is set aside instead of run, so not a single line of such a node is executed.
 """
 
 # ruff: noqa: SLF001 - this is an event loop, and asyncio's handles have no public face for one

@@ -7,7 +7,6 @@ chooses what happens; then the network falls quiet and everything must have come
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from paylab.core import payment as gateway_rules
 from paylab.core.coordinator import Coordinator
 from paylab.core.effects import Append, CommitRecord, Effect, EndRecord, Reply, SavedRecord, Send, SetTimer
 from paylab.core.ledger import CLEARING, Account
-from paylab.core.messages import Ack, Answer, Commit, Decide, Inquire, Outcome, Prepare, Txn, Vote
+from paylab.core.messages import Ack, Commit, Decide, Inquire, Outcome, Prepare, Txn, Vote
 from paylab.core.money import Money
 from paylab.core.participant import Change, State, Transaction, decide, inquire, prepare
 from paylab.core.payment import Payment
