@@ -118,6 +118,8 @@ class Coordinator:
             if known.phase is Phase.COMMITTED:
                 return [self._answer(request.txn, Outcome.COMMITTED, "", known.txn.attempt)]
             if known.txn.attempt > request.txn.attempt:
+                # It is refused for as long as it could come again and be begun.
+                self._remember(replace(known, expires_at_s=max(known.expires_at_s, request.expires_at_s)))
                 return [self._answer(request.txn, Outcome.ABORTED, "OLDER_ATTEMPT")]
             if known.txn.attempt == request.txn.attempt:
                 return [self._answer(request.txn, OUTCOME[known.phase], known.reason)]
@@ -282,6 +284,10 @@ class Coordinator:
         return attempt
 
     def _remember(self, attempt: Attempt) -> None:
+        known = self.attempts.get(attempt.txn.payment)
+        if known is not None and known.expires_at_s > attempt.expires_at_s:
+            # An older attempt may come again until it expires, also when the gateway's clock was set back since.
+            attempt = replace(attempt, expires_at_s=known.expires_at_s)
         self.attempts[attempt.txn.payment] = attempt
 
     def _answer(self, txn: Txn, outcome: Outcome, reason: str = "", committed_attempt: int = 0) -> Reply:

@@ -40,6 +40,10 @@ class Money:
         digits = MINOR_DIGITS[self.currency]
         return f"{Decimal(self.amount_minor).scaleb(-digits):.{digits}f} {self.currency}"
 
+    def __repr__(self) -> str:
+        """Short, for dictionaries of balances."""
+        return f"<{self}>"
+
     def __neg__(self) -> "Money":
         """The same amount the other way."""
         return Money(-self.amount_minor, self.currency)

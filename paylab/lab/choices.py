@@ -64,7 +64,8 @@ class Choices:
         """Choose a number from 0 to below `count`."""
         return self.lane(kind, place).below(count)
 
-    def __len__(self) -> int:
+    @property
+    def total(self) -> int:
         """How many choices were made."""
         return sum(len(lane.values) for lane in self._lanes.values())
 

@@ -5,7 +5,7 @@ it touches neither a node nor another count, and as few other edges as possible.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paylab.lab.svg import WIDTH, Box, box_around, text_width
 
@@ -26,6 +26,8 @@ NODE_CLEARANCE = 8.0
 LANE_GAP = 5.0
 COUNT_TEXT = 10.0
 SAMPLES = 32
+# Points are looked up by squares of this size.
+CELL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,22 +203,47 @@ def _on_cubic(corners: Sequence[Point], t: float) -> Point:
 def _place_counts(layout: Layout, reserved: Iterable[Box]) -> None:
     """Give every edge's count the best place that is left; if there is none, the hover text says it."""
     blocked = [*layout.nodes.values(), *reserved]
+    near = _Points(layout.edges)
     for number, edge in enumerate(layout.edges):
         width = text_width(f"{edge.calls:,}", COUNT_TEXT) + 2
-        others = [point for other in layout.edges if other is not edge for point in other.points]
-        # In the middle of the stretch that leads to the target.
-        wanted = len(edge.points) - 1 - SAMPLES / 2
+        # In the middle of the stretch that leads to the target, or as near to it as can be.
+        wanted = len(edge.points) - 1 - SAMPLES // 2
+        places = sorted((abs(place - wanted), place) for place in range(3, len(edge.points) - 3))
         best, best_cost = None, float("inf")
-        for place, (x, y) in enumerate(edge.points[3:-3], start=3):
+        for distance, place in places:
+            away = 10 * distance / SAMPLES
+            if away >= best_cost:
+                break
+            x, y = edge.points[place]
             for side, (dx, dy) in enumerate(((1, 0), (-1, 0), (0, -1), (0, 1))):
                 box = box_around(x + dx * (width / 2 + 4), y + dy * 9, width, COUNT_TEXT + 1)
                 if box.left < 1 or box.right > WIDTH - 1 or any(box.overlaps(b, margin=2) for b in blocked):
                     continue
-                struck = sum(box.holds(*point, margin=1.5) for point in others)
-                own = sum(box.holds(*point, margin=1.5) for point in edge.points)
-                cost = 4 * struck + 2 * own + 10 * abs(place - wanted) / SAMPLES + side / 4
+                own, others = near.inside(box, edge)
+                cost = 4 * others + 2 * own + away + side / 4
                 if cost < best_cost:
                     best, best_cost = box, cost
         if best is not None:
             blocked.append(best)
-            layout.edges[number] = Edge(edge.source, edge.target, edge.calls, edge.path, edge.points, best)
+            layout.edges[number] = replace(edge, count=best)
+
+
+class _Points:
+    """The points of all edges, found by where they are."""
+
+    def __init__(self, edges: Iterable[Edge]) -> None:
+        self._cells: dict[tuple[int, int], list[tuple[str, str, Point]]] = {}
+        for edge in edges:
+            for x, y in edge.points:
+                cell = (int(x // CELL), int(y // CELL))
+                self._cells.setdefault(cell, []).append((edge.source, edge.target, (x, y)))
+
+    def inside(self, box: Box, edge: Edge) -> tuple[int, int]:
+        """How many points of this edge, and of all others, a box covers."""
+        counts = [0, 0]
+        for column in range(int((box.left - 2) // CELL), int((box.right + 2) // CELL) + 1):
+            for row in range(int((box.top - 2) // CELL), int((box.bottom + 2) // CELL) + 1):
+                for source, target, point in self._cells.get((column, row), ()):
+                    if box.holds(*point, margin=1.5):
+                        counts[(source, target) != (edge.source, edge.target)] += 1
+        return counts[0], counts[1]

@@ -15,6 +15,7 @@ from paylab.core.money import Money, parse_money
 from paylab.core.tokens import ORIGINATOR
 from paylab.errors import LabError
 from paylab.lab import checks, faults
+from paylab.lab.choices import Choices
 from paylab.lab.clients import LabClient
 from paylab.lab.durations import seconds
 from paylab.lab.history import History
@@ -70,8 +71,9 @@ class Lab:
         password_cost: PasswordCost | None = None,
         world: str = "real",
         seed: int = 0,
+        choices: Choices | None = None,
     ) -> None:
-        """Boot every node and wait until all of them serve."""
+        """Boot every node and wait until all of them serve; `choices` repeat a simulated run."""
         _check_arguments(banks, bank_servers, auth_servers, policy)
         if name in _OPEN:
             _OPEN[name].close()
@@ -91,7 +93,7 @@ class Lab:
             "seed": seed,
         }
         self._clients: dict[str, LabClient] = {}
-        self._world = _world(world, name, data_dir=data_dir, seed=seed, history=self.history)
+        self._world = _world(world, name, data_dir=data_dir, seed=seed, choices=choices, history=self.history)
         self._secret = _lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
         self._closed = False
         try:
@@ -330,14 +332,22 @@ class Lab:
                 raise
 
 
-def _world(world: str, name: str, *, data_dir: str | Path | None, seed: int, history: History) -> World:
+def _world(
+    world: str,
+    name: str,
+    *,
+    data_dir: str | Path | None,
+    seed: int,
+    choices: Choices | None,
+    history: History,
+) -> World:
     if world == "real":
         return RealWorld(name, data_dir=Path(data_dir) if data_dir else None, sink=history.add)
     if world != "simulated":
         raise LabError("BAD_ARGUMENT", f"world is real or simulated, not {world!r}")
     if data_dir is not None:
         raise LabError("BAD_ARGUMENT", "a simulated world keeps its files in memory: leave data_dir out")
-    return SimWorld(name, seed=seed, sink=history.add)
+    return SimWorld(name, seed=seed, sink=history.add, choices=choices)
 
 
 def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int, policy: str) -> None:

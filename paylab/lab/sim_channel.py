@@ -91,7 +91,7 @@ class Method:
 class Intercepted:
     """A call that interceptors are about to make, or have made.
 
-    It starts when it is awaited, in the awaiting task, which costs no task of its own; one that is not awaited
+    It starts when it is awaited, in the awaiting task, at no task of its own; one that is not awaited
     at once starts in a task after the running callback, as grpc.aio's do.
     """
 

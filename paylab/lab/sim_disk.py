@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from paylab.lab.choices import Lane
 from paylab.lab.faulty_world import CommitPoint
-from paylab.nodes.store import Database, Databases, Store, Transaction, sqlite_engine
+from paylab.nodes.store import Database, Databases, Store, Told, Transaction, sqlite_engine
 
 if TYPE_CHECKING:  # the host makes its stores, so at run time the import goes the other way
     from paylab.lab.sim_host import SimHost
@@ -28,9 +28,9 @@ NS_PER_US = 1_000
 class SimDatabase(Database):
     """Its one writer belongs to no node, so it outlives whoever happened to wake it."""
 
-    def enqueue(self, store: Store, transaction: Transaction) -> asyncio.Future[Any]:
+    def enqueue(self, store: Store, transaction: Transaction, told: Told = None) -> asyncio.Future[Any]:
         """Put a transaction into the next batch."""
-        return Context().run(super().enqueue, store, transaction)
+        return Context().run(super().enqueue, store, transaction, told)
 
 
 class SimDatabases(Databases):
@@ -86,11 +86,13 @@ class SimStore(Store):
         super().__init__(database, run_blocking=disk.run, recorder=host.recorder)
         self._host = host
 
-    async def run(self, transaction: Callable[[Connection], T]) -> T:
+    async def run(
+        self, transaction: Callable[[Connection], T], *, told: Callable[[T], None] | None = None
+    ) -> T:
         """Run a transaction and return its result once that is durable. Raises what it raises."""
         armed = self._host.crash_point
         if armed is None:
-            return await super().run(transaction)
+            return await super().run(transaction, told=told)
         wrote = False
 
         def watched(connection: Connection) -> T:
@@ -105,7 +107,7 @@ class SimStore(Store):
                 raise NodeDied
             return result
 
-        result = await super().run(watched)
+        result = await super().run(watched, told=told)
         if wrote and armed.point is not CommitPoint.BEFORE and armed.reached():
             if armed.point is CommitPoint.UNANSWERED:
                 self._host.die_of(armed)

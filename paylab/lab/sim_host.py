@@ -31,6 +31,8 @@ T = TypeVar("T")
 # What Argon2 with its real cost takes; here it is computed with hardly any.
 COMPUTE_LEAST_US = 30_000
 COMPUTE_MOST_US = 60_000
+# What is heard of a dead node: that it is dead, and what became durable without it.
+LAST_WORDS = frozenset({Kind.CRASHED, Kind.FORCED_WRITE, Kind.STATE})
 # How often the tasks of a dead node are let run when the world ends; one that needs more is left.
 LAST_STEPS = 100
 
@@ -137,8 +139,8 @@ class SimHost:
         return self._secrets.randbytes(length)
 
     def _record(self, event: Event) -> None:
-        # A dead node tells nothing but that it is dead.
-        if not self.dead or event.kind is Kind.CRASHED:
+        # A dead node tells nothing but that it is dead; its disk may tell of a write that was under way.
+        if not self.dead or event.kind in LAST_WORDS:
             self.world.sink(event)
 
     # Disk and network ---------------------------------------------------------------------------

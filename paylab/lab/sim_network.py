@@ -96,7 +96,7 @@ class Network:
 
     def refresh(self) -> None:
         """Find out which links need a closer look; after every change."""
-        everywhere = self.loss_of_requests or self.loss_of_replies or self.reordering
+        everywhere = self.loss_of_requests or self.loss_of_replies or self.reordering or self.duplication
         for link in self._links.values():
             slow = link.source in self.slowness or link.target in self.slowness
             link.calm = not (everywhere or slow or link.cut or link.extra_ns)

@@ -48,7 +48,7 @@ class SimWorld:
         choices: Choices | None = None,
     ) -> None:
         """Give `choices` to repeat a run; their seed counts then."""
-        self.choices = choices or Choices(seed)
+        self.choices = choices if choices is not None else Choices(seed)
         self.seed = self.choices.seed
         self.badge = f"simulated, seed {self.seed}"
         self.sink = sink
@@ -96,6 +96,8 @@ class SimWorld:
         """End what runs on a host in order."""
         assert isinstance(host, SimHost)
         await host.stop(grace_s=STOP_GRACE_S)
+        host.failures += self.loop.failures
+        self.loop.failures.clear()
 
     async def run_blocking(self, function: Callable[[], T]) -> T:
         """Run it at once; time does not pass."""

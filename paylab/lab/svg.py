@@ -96,7 +96,7 @@ def fitted(text: str, size: float, width: float) -> str:
 def element(tag: str, *children: str, title: str = "", **attributes: str | float) -> str:
     """An element; `class_` stands for class, `stroke_width` for stroke-width. Children are SVG already."""
     written = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{_escaped(_number(value))}"'
+        f' {name.rstrip("_").replace("_", "-")}="{html.escape(_number(value))}"'
         for name, value in attributes.items()
     )
     hover = f"<title>{_escaped(title)}</title>" if title else ""

@@ -178,8 +178,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Keep what a callback raised, for the world to report."""
-        error = context.get("exception")
-        self.failures.append(error if error is not None else RuntimeError(context.get("message")))
+        message, error = str(context.get("message")), context.get("exception")
+        # Whether nobody wanted a result is found out by the garbage collector, at any time.
+        if "never retrieved" not in message:
+            self.failures.append(error if error is not None else RuntimeError(message))
 
     @property
     def stopping(self) -> bool:

@@ -102,19 +102,7 @@ class BankServer(Node, pb_grpc.BankServicer):
         return acks
 
     async def _apply(self, items: Sequence[Item], rule: "Rule[Item, Answer]") -> list[Answer]:
-        """Apply a rule to each item in one write transaction, and record what it changed."""
-        answers, changes = await self._books.apply(items, rule, now=self.host.now())
-        for change in changes:
-            row = change.transaction
-            if row is not None:
-                if change.forced:
-                    self._books.store.forced(f"{row.state} {row.txn}", row.txn.payment)
-                self.host.recorder.record(
-                    Kind.STATE,
-                    payments=(row.txn.payment,),
-                    detail=f"{row.txn} is {row.state} {row.reason}".rstrip(),
-                )
-        return answers
+        return await self._books.apply(items, rule, now=self.host.now())
 
     async def _sweep(self) -> None:
         """Ask the coordinator about everything that has been prepared for long, our twins' too."""

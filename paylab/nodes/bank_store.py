@@ -28,6 +28,7 @@ from paylab.core.messages import Ack, Decide, Inquire, Leg, Prepare, Txn, Vote
 from paylab.core.money import Money
 from paylab.core.participant import Change, State, Transaction
 from paylab.nodes import wire
+from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 
 TABLES = MetaData()
@@ -83,21 +84,21 @@ class BankStore:
     def __init__(self, host: Host, bank: str) -> None:
         """All servers of a bank share the store "bank-<name>"."""
         self.store = host.store(f"bank-{bank}")
+        self._host = host
         self._bank = bank
 
     async def create_tables(self) -> None:
         """Create what is missing."""
         await self.store.create_tables(TABLES)
 
-    async def apply(
-        self, items: Sequence[Item], rule: "Rule[Item, Answer]", *, now: float
-    ) -> tuple[list[Answer], list[Change]]:
-        """Apply a rule to each item in one write transaction; returns the answers and what they changed."""
+    async def apply(self, items: Sequence[Item], rule: "Rule[Item, Answer]", *, now: float) -> list[Answer]:
+        """Apply a rule to each item in one write transaction and record what that changed."""
 
         def apply(connection: Connection) -> tuple[list[Answer], list[Change]]:
             return Books[Item, Answer](connection, items).apply(items, rule, now=now)
 
-        return await self.store.run(apply)
+        answers, _ = await self.store.run(apply, told=lambda done: self._record(done[1]))
+        return answers
 
     async def prepared(self, *, before_s: float, limit: int) -> list[Txn]:
         """Transactions, of whichever twin, that have been prepared since before then."""
@@ -108,7 +109,7 @@ class BankStore:
     async def open_accounts(self, opening: Sequence[Account], *, now: float) -> int:
         """Open what is not open yet, each balance posted against the funding account; returns how many."""
 
-        def open_missing(connection: Connection) -> int:
+        def open_missing(connection: Connection) -> list[Account]:
             known = _accounts(connection, [account.account for account in opening])
             fresh = {account.account: account for account in opening if account.account not in known}
             if fresh:
@@ -116,9 +117,33 @@ class BankStore:
             legs = [Leg(self._bank, a.account, Money(a.posted_minor, a.currency)) for a in fresh.values()]
             lines = [line for leg in legs for line in ledger.posting([leg], against=ledger.FUNDING)]
             _post(connection, [(OPENING, line) for line in lines if line.money.amount_minor], now=now)
-            return len(fresh)
+            return list(fresh.values())
 
-        return await self.store.run(open_missing)
+        opened = await self.store.run(open_missing, told=self._record_opened)
+        return len(opened)
+
+    def _record(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            row = change.transaction
+            if row is None:
+                continue
+            if change.forced:
+                self.store.forced(f"{row.state} {row.txn}", row.txn.payment)
+            self._host.recorder.record(
+                Kind.STATE,
+                payments=(row.txn.payment,),
+                detail=f"{row.txn} is {row.state} {row.reason}".rstrip(),
+                facts=_facts(self._bank, row, change),
+            )
+
+    def _record_opened(self, opened: Sequence[Account]) -> None:
+        if opened:
+            accounts = [[account.account, account.posted_minor, account.currency] for account in opened]
+            self._host.recorder.record(
+                Kind.STATE,
+                detail=f"opened {len(opened)} accounts",
+                facts={"at": "opened", "bank": self._bank, "accounts": accounts},
+            )
 
     async def close_account(self, name: str) -> None:
         """Let an account take part in no new payment."""
@@ -212,6 +237,22 @@ _UPDATE_ACCOUNT = (
     .where(ACCOUNTS.c.account == bindparam("_account"))
     .values(posted_minor=bindparam("_posted_minor"), held_minor=bindparam("_held_minor"))
 )
+
+
+def _facts(bank: str, row: Transaction, change: Change) -> dict[str, Any]:
+    """What a change says to whoever checks histories: legs, posting lines, and the balances after it."""
+    facts: dict[str, Any] = {"at": "bank", "bank": bank, "txn": str(row.txn), "state": row.state.value}
+    if row.reason:
+        facts["reason"] = row.reason
+    if row.state is State.PREPARED:
+        facts["legs"] = [[leg.account, leg.money.amount_minor, leg.money.currency] for leg in row.legs]
+    if change.lines:
+        facts["lines"] = [
+            [line.account, line.money.amount_minor, line.money.currency] for line in change.lines
+        ]
+    if change.accounts:
+        facts["after"] = [[a.account, a.posted_minor, a.held_minor] for a in change.accounts]
+    return facts
 
 
 def _accounts(connection: Connection, names: Iterable[str]) -> dict[str, Account]:

@@ -191,11 +191,8 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     async def _append(self, record: Record, *, forced: bool) -> None:
         writing = self._log.submit(record)
-        if not forced:
-            return
-        await writing
-        if isinstance(record, CommitRecord):  # what the gateway waits for is no part of two-phase commit
-            self._store.forced(f"COMMIT {record.txn}", record.txn.payment)
+        if forced:
+            await writing
 
     async def _write(self, records: Sequence[Record]) -> Sequence[None]:
         """Write to the log; dropping a commit record is its end record."""
@@ -220,7 +217,13 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
             if ended:
                 connection.execute(delete(COMMITS).where(COMMITS.c.payment.in_(ended)))
 
-        await self._store.run(write)
+        def record(_: None) -> None:
+            for commit in records:
+                if isinstance(commit, CommitRecord):  # the others are no part of two-phase commit
+                    facts = {"at": "decision", "txn": str(commit.txn), "banks": list(commit.banks)}
+                    self._store.forced(f"COMMIT {commit.txn}", commit.txn.payment, facts=facts)
+
+        await self._store.run(write, told=record)
         return [None] * len(records)
 
     def _reply(self, answer: Answer) -> None:
@@ -228,6 +231,13 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
             Kind.STATE,
             payments=(answer.txn.payment,),
             detail=f"{answer.txn} is {answer.outcome} {answer.reason}".rstrip(),
+            facts={
+                "at": "coordinator",
+                "txn": str(answer.txn),
+                "outcome": answer.outcome.value,
+                "reason": answer.reason,
+                "committed_attempt": answer.committed_attempt,
+            },
         )
         if answer.outcome is Outcome.UNDECIDED:
             return  # whoever asked waits with the others

@@ -1,6 +1,6 @@
 """What nodes record about themselves: every RPC, forced write and change of state, with a Lamport clock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
@@ -44,6 +44,9 @@ class Event:
     parent: str = ""
     # What it says: the message of an RPC, which is rendered only when somebody looks, or a text.
     detail: Any = ""
+    # The same for machines, as JSON types: "at" says which part of the network speaks, the rest what it says.
+    # What an RPC says stands in its message; `paylab.lab.facts.facts_of` reads either.
+    facts: Mapping[str, Any] | None = None
 
 
 class Recorder:
@@ -58,6 +61,8 @@ class Recorder:
         self._sink = sink
         self.seq = 0
         self.calls = 0
+        # Who goes on with this node's numbers since its restart.
+        self.heir: Recorder | None = None
 
     def new_call(self) -> str:
         """An id for an outbound call, unique among all nodes."""
@@ -65,8 +70,12 @@ class Recorder:
         return f"{self.node}:{self.calls}"
 
     def continue_from(self, before: "Recorder") -> None:
-        """Number on from where the node was before its restart."""
+        """Number on from where the node was before its restart.
+
+        A write that was under way when the node died may become durable only now: it is told in our numbers.
+        """
         self.lamport, self.seq, self.calls = before.lamport, before.seq, before.calls
+        before.heir = self
 
     def observe(self, lamport: int) -> None:
         """Learn of another node's clock."""
@@ -82,8 +91,21 @@ class Recorder:
         call: str = "",
         parent: str = "",
         detail: Any = "",
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Record one event at this node, now."""
+        if self.heir is not None:
+            self.heir.record(
+                kind,
+                payments=payments,
+                peer=peer,
+                method=method,
+                call=call,
+                parent=parent,
+                detail=detail,
+                facts=facts,
+            )
+            return
         self.seq += 1
         self.lamport += 1
         self._sink(
@@ -99,5 +121,6 @@ class Recorder:
                 call,
                 parent,
                 detail,
+                facts,
             )
         )

@@ -134,7 +134,11 @@ class CallInterceptor(AroundInterceptor):
         CURRENT_CALL.set(call)
         PEER.set(identity)
         recorder.observe(int(metadata.get(LAMPORT_KEY, "0") or 0))
-        about = {"peer": identity.node if identity else "", "method": method, "call": call}
+        about: dict[str, Any] = {
+            "peer": identity.node if identity else "",
+            "method": method,
+            "call": call,
+        }
         payments = wire.payments_of(request)
         recorder.record(Kind.RECEIVED, payments=payments, detail=request, **about)
         recorder.in_flight += 1
@@ -209,11 +213,11 @@ class _Recorder:
         self._host = host
         self._target = target
 
-    def _departure(self, details: Any, request: Any) -> tuple[Any, dict[str, str]]:
+    def _departure(self, details: Any, request: Any) -> tuple[Any, dict[str, Any]]:
         """Stamp the call with its id, the Lamport clock and the time that is left; record it."""
         recorder = self._host.recorder
         method: Any = details.method  # text or bytes, whatever the stub gave
-        about = {
+        about: dict[str, Any] = {
             "peer": self._target,
             "method": method.decode() if isinstance(method, bytes) else str(method),
             "call": recorder.new_call(),

@@ -109,8 +109,9 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
             if fresh:
                 connection.execute(insert(ENTRIES), list(fresh.values()))
 
-        await self._store.run(take_in)
-        self._store.forced("queued", *(item.payment for item in request.items))
+        payments = [item.payment for item in request.items]
+        facts = {"at": "queue", "queued": payments}
+        await self._store.run(take_in, told=lambda _: self._store.forced("queued", *payments, facts=facts))
         self._woken.set()
         return pb.EnqueueResponse()
 

@@ -15,7 +15,6 @@ from paylab.core.payment import Payment, State
 from paylab.core.tokens import check_account
 from paylab.errors import NotFound, OutcomeUnknown
 from paylab.nodes import wire
-from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import current_caller
 from paylab.nodes.node import Node
@@ -101,9 +100,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
             wanted, expires_at_s=self._expiry(), epoch=await self._known_epoch()
         )
         payment = await self._payments.claim(wanted)
-        if payment is wanted:
-            self._record(payment)
-        else:
+        if payment is not wanted:
             payment = self.host.decisions.gateway_same_request(payment, wanted.fingerprint)
         return wire.receipt_to_pb(await self._settled(payment, context))
 
@@ -204,7 +201,6 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         present = await self._payments.replace(payment, following, rows)
         if present is not following:
             return present
-        self._record(following)
         for topic, _ in rows:
             self._pumps[topic].wake()
         async with self._changed:
@@ -250,14 +246,6 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         if found is None or found.caller != current_caller().subject:
             raise NotFound("NOT_FOUND", f"you have no payment {payment!r}")
         return found
-
-    def _record(self, payment: Payment) -> None:
-        self._payments.store.forced(f"{payment.state} {payment.txn}", payment.payment)
-        self.host.recorder.record(
-            Kind.STATE,
-            payments=(payment.payment,),
-            detail=f"{payment.txn} is {payment.state} {payment.reason}".rstrip(),
-        )
 
     # Outbox -------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from paylab.core.money import Money
 from paylab.core.payment import Payment, State
 from paylab.nodes.batching import Batcher
+from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.outbox import outbox_table, put
 
@@ -84,6 +85,7 @@ class PaymentStore:
 
     def __init__(self, host: Host) -> None:
         """Nothing is read yet."""
+        self._host = host
         self.store = host.store("gateway")
         self._claims: Batcher[Payment, Payment] = Batcher(self._claim_all, spawn=host.spawn)
         self._replacements: Batcher[Replacement, Payment] = Batcher(self._replace_all, spawn=host.spawn)
@@ -123,10 +125,27 @@ class PaymentStore:
         return [_payment(row) for row in rows]
 
     async def _claim_all(self, wanted: Sequence[Payment]) -> list[Payment]:
-        return await self.store.run(lambda connection: _claim_all(connection, wanted))
+        def record(found: list[Payment]) -> None:
+            self._record(mine for mine, owner in zip(wanted, found, strict=True) if mine is owner)
+
+        return await self.store.run(lambda connection: _claim_all(connection, wanted), told=record)
 
     async def _replace_all(self, replacements: Sequence[Replacement]) -> list[Payment]:
-        return await self.store.run(lambda connection: _replace_all(connection, replacements))
+        def record(present: list[Payment]) -> None:
+            pairs = zip(replacements, present, strict=True)
+            self._record(payment for change, payment in pairs if payment is change.after)
+
+        return await self.store.run(lambda connection: _replace_all(connection, replacements), told=record)
+
+    def _record(self, payments: Iterable[Payment]) -> None:
+        for payment in payments:
+            self.store.forced(f"{payment.state} {payment.txn}", payment.payment)
+            self._host.recorder.record(
+                Kind.STATE,
+                payments=(payment.payment,),
+                detail=f"{payment.txn} is {payment.state} {payment.reason}".rstrip(),
+                facts=_facts(payment),
+            )
 
 
 def _claim_all(connection: Connection, wanted: Sequence[Payment]) -> list[Payment]:
@@ -163,6 +182,23 @@ def _replace_all(connection: Connection, replacements: Sequence[Replacement]) ->
 def _read(connection: Connection, payments: Iterable[str]) -> dict[str, Payment]:
     rows = connection.execute(_BY_ID, {"payments": list(payments)})
     return {payment.payment: payment for payment in map(_payment, rows)}
+
+
+def _facts(payment: Payment) -> dict[str, Any]:
+    """What a payment's row says to whoever checks histories."""
+    return {
+        "at": "gateway",
+        "payment": payment.payment,
+        "attempt": payment.attempt,
+        "state": payment.state.value,
+        "reason": payment.reason,
+        "caller": payment.caller,
+        "key": payment.key,
+        "payer": payment.payer,
+        "payee": payment.payee,
+        "amount_minor": payment.money.amount_minor,
+        "currency": payment.money.currency,
+    }
 
 
 def _row(payment: Payment) -> dict[str, Any]:

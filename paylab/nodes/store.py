@@ -17,6 +17,7 @@ from paylab.nodes.events import Kind, Recorder
 
 T = TypeVar("T")
 Transaction = Callable[[Connection], Any]
+Told = Callable[[Any], None] | None
 
 # A longer batch would keep those who wait for it waiting without saving much more.
 BATCH_MAX = 256
@@ -61,14 +62,14 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         """Nothing is opened before the first transaction."""
         self.engine = engine
-        self._waiting: list[tuple[Store, Transaction, asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[Store, Transaction, Told, asyncio.Future[Any]]] = []
         self._writer: asyncio.Task[None] | None = None
 
-    def enqueue(self, store: "Store", transaction: Transaction) -> asyncio.Future[Any]:
-        """Put a transaction into the next batch."""
+    def enqueue(self, store: "Store", transaction: Transaction, told: Told = None) -> asyncio.Future[Any]:
+        """Put a transaction into the next batch; `told` hears what it returned once that is durable."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((store, transaction, future))
+        self._waiting.append((store, transaction, told, future))
         if self._writer is None:
             self._writer = loop.create_task(self._write(store.run_blocking))
         return future
@@ -82,9 +83,11 @@ class Database:
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
             batch = [item for item in batch if not item[0].fenced]
-            transactions = [transaction for _, transaction, _ in batch]
+            transactions = [transaction for _, transaction, _, _ in batch]
             results = await run_blocking(lambda: self._commit(transactions))  # noqa: B023 - awaited at once
-            for (store, _, future), (value, error) in zip(batch, results, strict=True):
+            for (store, _, told, future), (value, error) in zip(batch, results, strict=True):
+                if told is not None and error is None:
+                    told(value)
                 if future.done() or store.fenced:
                     future.cancel()
                 elif error is not None:
@@ -121,11 +124,17 @@ class Store:
         """Create what is missing; called before the node serves."""
         await self.run(tables.create_all)
 
-    async def run(self, transaction: Callable[[Connection], T]) -> T:
-        """Run a transaction and return its result once that is durable. Raises what it raises."""
+    async def run(
+        self, transaction: Callable[[Connection], T], *, told: Callable[[T], None] | None = None
+    ) -> T:
+        """Run a transaction and return its result once that is durable. Raises what it raises.
+
+        `told` is called with the result at that very moment, in the order of the commits, also when this node
+        died meanwhile: so a history says what the disk holds. It only records.
+        """
         if self.fenced:
             raise StoreFenced
-        result: T = await self._database.enqueue(self, transaction)
+        result: T = await self._database.enqueue(self, transaction, told)
         return result
 
     async def rows(self, query: Executable) -> Sequence[Any]:
@@ -136,9 +145,9 @@ class Store:
         """Run one statement, for each of `rows` if there are any; returns how many rows it touched."""
         return await self.run(lambda connection: int(connection.execute(statement, rows).rowcount))
 
-    def forced(self, what: str, *payments: str) -> None:
-        """Record a write that somebody waited for because the protocol demands it."""
-        self._recorder.record(Kind.FORCED_WRITE, payments=payments, detail=what)
+    def forced(self, what: str, *payments: str, facts: Mapping[str, Any] | None = None) -> None:
+        """Record a write that somebody waits for because the protocol demands it."""
+        self._recorder.record(Kind.FORCED_WRITE, payments=payments, detail=what, facts=facts)
 
     def fence(self) -> None:
         """From now on this handle writes nothing and hears nothing."""

@@ -54,13 +54,16 @@ class TransactionLogger(Node, pb_grpc.TransactionLoggerServicer):
     async def Append(self, request: pb.AppendRequest, context: Any) -> pb.AppendResponse:
         """Add what is new, and answer once it is durable."""
         events = {event.event_id: event.SerializeToString(deterministic=True) for event in request.events}
+        payments = dict.fromkeys(event.payment for event in request.events)
+
+        def record(appended: list[str]) -> None:
+            facts = {"at": "logger", "events": appended}
+            self._store.forced(f"{len(appended)} log entries", *payments, facts=facts)
+
         appended = await self._store.run(
-            lambda connection: _append(connection, events, self.host.decisions.logger_fresh)
+            lambda connection: _append(connection, events, self.host.decisions.logger_fresh), told=record
         )
-        self._store.forced(
-            f"{appended} log entries", *dict.fromkeys(event.payment for event in request.events)
-        )
-        return pb.AppendResponse(appended=appended)
+        return pb.AppendResponse(appended=len(appended))
 
     async def Read(self, request: pb.ReadRequest, context: Any) -> pb.ReadResponse:
         """Read entries in order."""
@@ -82,7 +85,7 @@ def _append(
     connection: Connection,
     events: dict[str, bytes],
     fresh: Callable[[Sequence[str], Collection[str]], list[str]],
-) -> int:
+) -> list[str]:
     known = select(ENTRIES.c.event_id).where(ENTRIES.c.event_id.in_(list(events)))
     present = {row.event_id for row in connection.execute(known)}
     last = (
@@ -102,4 +105,4 @@ def _append(
         rows.append({"index": index, "event_id": event_id, "event": event, "hash": tip})
     if rows:
         connection.execute(insert(ENTRIES), rows)
-    return len(rows)
+    return [str(row["event_id"]) for row in rows]

@@ -365,6 +365,8 @@ def test_no_order_of_events_breaks_the_rules(events: list[tuple], legs: tuple[Le
             case "timer", [attempt, kind, tries]:
                 effects = core.timer(kind, Txn("p1", attempt), tries)
             case "decision", [attempt] if legs == TWO_BANKS:  # in one phase nobody is in doubt
+                # A bank asks about what exists already.
+                requests.setdefault(attempt, Commit(Txn("p1", attempt), legs, now + EXPIRY_S, 1))
                 heard(Txn("p1", attempt), core.decision(Txn("p1", attempt), now=now))
             case "forget", []:
                 core.forget(now=now)

@@ -14,8 +14,8 @@ from paylab.lab.timeline import Timeline, timeline
 from paylab.nodes.events import Event, Kind, Recorder
 
 SVG = "{http://www.w3.org/2000/svg}"
-NODES = ("auth-lb", "bank-lb", "auth-1", "auth-2", "gateway", "coordinator", "logger", "queue")
-NODES += ("alpine-1", "alpine-2", "boreal-1", "boreal-2")
+SERVICES = ("auth-lb", "bank-lb", "auth-1", "auth-2", "gateway", "coordinator", "logger", "queue")
+NODES = (*SERVICES, "alpine-1", "alpine-2", "boreal-1", "boreal-2")
 
 
 class Scene:
@@ -119,7 +119,7 @@ def test_a_crashed_server_is_grey_and_its_call_crossed(lab: paylab.Lab) -> None:
 
 
 def test_a_crash_in_the_picture_begins_its_band() -> None:
-    """The band lasts from the crash to the restart, and a crash before or after the picture is no event of it."""
+    """It lasts from crash to restart; what ended before the picture, or began after it, is not drawn."""
     scene = Scene()
     scene.add("boreal-1", Kind.CRASHED)
     scene.add("boreal-1", Kind.RESTARTED)

@@ -137,7 +137,7 @@ def test_heartbeats_do_not_hide_a_deadlock(thread: VirtualThread) -> None:
     """Daemons alone keep a call waiting for ten virtual minutes, not for ever."""
 
     async def beat() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - it waits for nothing
             await asyncio.sleep(1)
 
     async def start() -> asyncio.Task[None]:
@@ -205,7 +205,7 @@ def test_wall_clock_limits_a_call(thread: VirtualThread) -> None:
     """Work that keeps the loop busy for ever is given up after the limit."""
 
     async def busy() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - it waits for nothing
             await asyncio.sleep(1)
 
     with pytest.raises(LabError, match="TIMEOUT"):

@@ -1,0 +1,121 @@
+"""A drill: a few payments through a small simulated network while faults happen; then repair, quiet and checks.
+
+Exercises are judged by drills, as a drill takes a tenth of a second and the same seed gives the same drill.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from paylab.errors import LabError, PaylabError
+from paylab.lab import faults
+from paylab.lab.clients import LabClient
+from paylab.lab.lab import Lab
+from paylab.lab.timeline import Timeline
+from paylab.nodes.client import Receipt
+
+PAYMENTS = 3
+PAYMENTS_EVERY_S = 1.0
+# Long enough for a bank to wonder what became of a promise, and to ask.
+LINGER_S = 7.0
+# A schedule may not make a drill endless.
+DRILL_MAX_S = 60.0
+SETTLE_S = 20.0
+# Looking is not free, and leases are renewed all the time.
+LOOK_EVERY_S = 1.0
+LEASE_S = 30.0
+# What a page shows of one payment.
+EVENTS_SHOWN = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """What a drill found: broken checks, and the payment to look at as a picture and as a story."""
+
+    seed: int
+    violations: tuple[str, ...]
+    timeline: Timeline
+    story: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check held and everything settled."""
+        return not self.violations
+
+
+def drill(
+    seed: int,
+    *,
+    schedule: faults.Schedule = (),
+    replace: Mapping[str, Any] | None = None,
+    payments: int = PAYMENTS,
+    name: str = "drill",
+) -> Drill:
+    """Alice pays Bob 10 euros once a second while the schedule runs; then everything is repaired.
+
+    Raises LabError for a schedule that names no node or no fault.
+    """
+    lab = Lab(world="simulated", seed=seed, bank_servers=1, auth_servers=1, lease_s=LEASE_S, replace=replace, name=name)
+    try:
+        alice = lab.client("alice", bank="alpine", balance="100.00 EUR")
+        bob = lab.client("bob", bank="boreal", balance="100.00 EUR")
+        _break(lab, alice, bob, schedule, payments)
+        settled = _settled(lab)
+        violations = lab.check().violations
+        if not settled:
+            violations.append(
+                f"it ends: something is still in doubt or unsent {SETTLE_S:g} s after everything was repaired"
+            )
+        payment = _telling(lab, violations)
+        return Drill(
+            seed, tuple(violations), lab.timeline(payment, limit=EVENTS_SHOWN), str(lab.explain(payment))
+        )
+    finally:
+        try:
+            lab.close()
+        except LabError:
+            pass  # what is broken has been told
+
+
+def _break(lab: Lab, alice: LabClient, bob: LabClient, schedule: faults.Schedule, payments: int) -> None:
+    running = lab.inject(schedule)
+    last_s = max([timed.at_s for timed in schedule], default=0.0)
+    futures: list[Future[Receipt]] = []
+    for number in range(payments):
+        futures.append(alice.submit_pay(bob, "10.00 EUR", key=f"order-{number + 1}", deadline_s=DRILL_MAX_S))
+        lab.advance(PAYMENTS_EVERY_S)
+    lab.advance(min(DRILL_MAX_S, max(last_s - payments * PAYMENTS_EVERY_S, 0.0) + LINGER_S))
+    if running.done():
+        running.result()
+    running.cancel()
+    repair(lab)
+    for future in futures:
+        try:
+            future.result(DRILL_MAX_S)
+        except PaylabError:
+            pass  # not knowing is an answer that clients of a broken network get
+
+
+def repair(lab: Lab) -> None:
+    """End every fault: the network heals, paused nodes go on, and those that are down start again."""
+    for node in lab.nodes:
+        lab.resume(node)
+    mend = [faults.heal(), *(faults.restart(node) for node in lab.nodes)]
+    lab.inject([faults.at(0.0, fault) for fault in mend]).result(SETTLE_S)
+
+
+def _settled(lab: Lab) -> bool:
+    for _ in range(int(SETTLE_S / LOOK_EVERY_S)):
+        if lab.settle(timeout_s=0.0):
+            return True
+        lab.advance(LOOK_EVERY_S)
+    return lab.settle(timeout_s=0.0)
+
+
+def _telling(lab: Lab, violations: list[str]) -> str:
+    """The payment that a violation names, else the first one."""
+    rows = lab.world.rows("gateway", "SELECT payment FROM payments ORDER BY accepted_at_s, payment")
+    known = [str(row[0]) for row in rows]
+    named = [payment for line in violations for payment in known if payment in line]
+    return next(iter([*named, *known]), "")
