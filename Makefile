@@ -60,6 +60,10 @@ lint: $(READY) ## Check format, rules, types, the three rooms and that notebooks
 book: $(READY) ## Execute the chapters into build/book, readable offline
 	@$(BIN)/python notebooks/book.py
 
+.PHONY: pictures
+pictures: $(READY) ## Draw the README's pictures anew into notebooks/images
+	@$(BIN)/python notebooks/pictures.py
+
 .PHONY: protos
 protos: .venv-protos/.ready ## Write paylab/pb anew from protos
 	@PATH="$(CURDIR)/.venv-protos/bin:$$PATH" .venv-protos/bin/python protos/generate.py

@@ -9,11 +9,6 @@ from typing import Any, Generic, TypeVar
 
 from paylab.errors import LabError
 
-try:
-    import uvloop as loops  # faster by a tenth, and not on Windows
-except ImportError:
-    loops = asyncio  # type: ignore[assignment]  # it has what we need of it
-
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 120.0
@@ -36,7 +31,7 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         """Start the loop."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._loop: asyncio.AbstractEventLoop = loops.new_event_loop()
+        self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"paylab {name}", daemon=True)
         self._thread.start()
 
@@ -85,3 +80,12 @@ def _hand_over(task: "asyncio.Task[T]", future: "LabFuture[T]") -> None:
         future.set_exception(error)
     else:
         future.set_result(task.result())
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """The faster uvloop where it exists, which is not on Windows."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

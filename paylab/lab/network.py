@@ -18,7 +18,7 @@ from paylab.nodes import wire
 from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
-from paylab.nodes.load_balancer import BANK_KEY
+from paylab.nodes.interceptors import BANK_KEY
 from paylab.nodes.node import Node
 from paylab.pb import (
     authentication_pb2,

@@ -42,7 +42,8 @@ class Prediction:
             self.guess = change["new"]
 
         buttons.observe(chosen, names="value")
-        display(widgets.VBox([widgets.HTML(f"<b>Your guess:</b> {escape(self.question)}"), buttons]))
+        show: Any = display  # it has no types
+        show(widgets.VBox([widgets.HTML(f"<b>Your guess:</b> {escape(self.question)}"), buttons]))
 
 
 def predict(question: str, choices: Sequence[str]) -> Prediction:

@@ -38,7 +38,8 @@ class Source:
 
     def _repr_html_(self) -> str:
         place = f"<div style='opacity:.7'>{escape(self.path)}:{self.first_line}</div>"
-        return f"{place}<pre style='overflow-x:auto;font-family:monospace'>{escape(str(self).partition(chr(10))[2])}</pre>"
+        text = escape(str(self).partition("\n")[2])
+        return f"{place}<pre style='overflow-x:auto;font-family:monospace'>{text}</pre>"
 
 
 def source(thing: Any) -> Source:

@@ -13,7 +13,7 @@ from paylab.core.money import Money
 from paylab.errors import OutcomeUnknown, Overloaded, Unauthenticated
 from paylab.nodes import wire
 from paylab.nodes.host import Host
-from paylab.nodes.load_balancer import BANK_KEY
+from paylab.nodes.interceptors import BANK_KEY
 from paylab.pb import authentication_pb2, authentication_pb2_grpc, bank_pb2, bank_pb2_grpc
 from paylab.pb import payment_gateway_pb2 as pb
 from paylab.pb import payment_gateway_pb2_grpc as pb_grpc

@@ -43,7 +43,7 @@ from paylab.nodes import wire
 from paylab.nodes.batching import Batcher
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
-from paylab.nodes.load_balancer import BANK_KEY
+from paylab.nodes.interceptors import BANK_KEY
 from paylab.nodes.node import Node
 from paylab.pb import bank_pb2, bank_pb2_grpc
 from paylab.pb import coordinator_pb2 as pb

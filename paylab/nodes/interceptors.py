@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the host makes its interceptors, so at run time the import 
 
 LAMPORT_KEY = "paylab-lamport"
 CALL_KEY = "paylab-call"
+# Names the bank whose servers a call is for.
+BANK_KEY = "paylab-bank"
 # Set by a balancer, which vouches for whoever called it.
 CALLER_KEY = "paylab-caller"
 # A call without a deadline would wait for ever for a node that hangs.

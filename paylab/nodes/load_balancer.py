@@ -13,13 +13,11 @@ from paylab.core.authorization import RULES, Role
 from paylab.core.balancing import Endpoint, Policy
 from paylab.errors import PermissionDenied
 from paylab.nodes.host import Host
-from paylab.nodes.interceptors import CALL_KEY, CALLER_KEY, LAMPORT_KEY, current_peer, metadata_of
+from paylab.nodes.interceptors import BANK_KEY, CALL_KEY, CALLER_KEY, LAMPORT_KEY, current_peer, metadata_of
 from paylab.nodes.node import Node
 from paylab.pb import load_balancer_pb2 as pb
 from paylab.pb import load_balancer_pb2_grpc as pb_grpc
 
-# Names the bank whose servers a call is for.
-BANK_KEY = "paylab-bank"
 # Metadata that is this hop's own business.
 HOP_KEYS = frozenset({CALLER_KEY, LAMPORT_KEY, CALL_KEY, "user-agent"})
 # How long a server whose connection failed is left alone before it is tried again.
