@@ -5,6 +5,7 @@ Peers are named by the role in their certificate. A method with a scope also nee
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from paylab.core.tokens import Caller
 from paylab.errors import PermissionDenied, Unauthenticated
@@ -39,6 +40,7 @@ class Identity:
         return f"{self.node}.{self.role}.{IDENTITY_DOMAIN}"
 
 
+@lru_cache(maxsize=1024)  # every call asks, and a network has few names
 def parse_identity(name: str) -> Identity | None:
     """Read `<node>.<role>.paylab`; None when it is not one."""
     node, _, rest = name.partition(".")

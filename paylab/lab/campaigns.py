@@ -240,16 +240,19 @@ class _Run:
 
     async def _work(self) -> list[Told]:
         """Everything that takes virtual time."""
-        network = self._lab.network
         await self._open()
-        injecting = asyncio.ensure_future(fault_rules.inject(network, self._planned))
-        told = await asyncio.gather(*(self._ask(order) for order in self._asked))
-        await asyncio.gather(injecting)
+        asking = [asyncio.ensure_future(self._ask(order)) for order in self._asked]
+        await fault_rules.inject(self._lab.network, self._planned)
         await self._repair()
+        caretaker = asyncio.ensure_future(self._take_care())
+        told = list(await asyncio.gather(*asking))
         await self._come_to_rest()
         once = {(order.key, order.request): order for order in self._asked}
         again = [replace(order, at_s=0.0, patience_s=orders.PATIENCE_S) for order in once.values()]
-        return [*told, *(await asyncio.gather(*(self._ask(order, replayed=True) for order in again)))]
+        told += await asyncio.gather(*(self._ask(order, replayed=True) for order in again))
+        await self._come_to_rest()
+        caretaker.cancel()
+        return told
 
     async def _open(self) -> None:
         network = self._lab.network
@@ -279,15 +282,21 @@ class _Run:
         return Told(order, receipt, replayed=replayed)
 
     async def _repair(self) -> None:
-        """End every fault, and start what is down."""
+        """End every fault of the network and of running nodes."""
         network = self._lab.network
         network.break_world("heal")
         for name in network.nodes:
             network.break_world("resume", name)
             network.break_world("slow", name, 1.0)
             network.break_world("skew", name, 0.0)
-        for name in network.nodes:
-            await fault_rules.apply(network, fault_rules.restart(name))
+
+    async def _take_care(self) -> None:
+        """Start what is down, also what dies of a fault that was armed before the repair."""
+        network = self._lab.network
+        while True:
+            for name in network.nodes:
+                await fault_rules.apply(network, fault_rules.restart(name))
+            await asyncio.sleep(QUIET_LOOK_S)
 
     async def _come_to_rest(self) -> None:
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paylab.errors import LabError, PaylabError
-from paylab.lab import faults
+from paylab.lab import campaign_checks, faults
 from paylab.lab.clients import LabClient
 from paylab.lab.lab import Lab
 from paylab.lab.timeline import Timeline
@@ -63,10 +63,11 @@ def drill(
         _break(lab, alice, bob, schedule, payments)
         settled = _settled(lab)
         violations = lab.check().violations
-        if not settled:
-            violations.append(
-                f"it ends: something is still in doubt or unsent {SETTLE_S:g} s after everything was repaired"
-            )
+        if settled:
+            quiet = campaign_checks.quiet_violations(lab.world, lab.banks)
+            violations += [line for line in quiet if line.startswith("every end is logged once")]
+        else:
+            violations.append(f"it ends: {_open(lab)} still, {SETTLE_S:g} s after everything was repaired")
         payment = _telling(lab, violations)
         return Drill(
             seed, tuple(violations), lab.timeline(payment, limit=EVENTS_SHOWN), str(lab.explain(payment))
@@ -111,6 +112,11 @@ def _settled(lab: Lab) -> bool:
             return True
         lab.advance(LOOK_EVERY_S)
     return lab.settle(timeout_s=0.0)
+
+
+def _open(lab: Lab) -> str:
+    left = campaign_checks.waiting(lab.world, lab.banks)
+    return ", ".join(f"{count} {name}" for name, count in left.items() if count)
 
 
 def _telling(lab: Lab, violations: list[str]) -> str:

@@ -23,9 +23,10 @@ SEEDS = (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """One failing case: what was asked, what came back, what happened then."""
+class Finding:
+    """One judged case: what was asked, what came back, what happened then, and whether that is right."""
 
+    passed: bool
     case: str
     returned: str
     so: str
@@ -45,7 +46,7 @@ class Check:
     weight: int
     # From the seeds, which a check of unit facts does not need.
     cases: Callable[[Sequence[int]], Sequence[Case]]
-    run: Callable[[Solution, Case], Failure | None]
+    run: Callable[[Solution, Case], Finding]
     # What a case is called in a report: "seed", or "fact".
     unit: str = "seed"
 

@@ -1,13 +1,14 @@
 """The history of a lab: every event of every node, in the order in which they happened."""
 
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self
 
 from google.protobuf.message import Message
 
+from paylab.lab.event_facts import facts_of
+from paylab.lab.history_file import HistoryReader, HistoryWriter
 from paylab.nodes.events import Event, Kind
 from paylab.nodes.wire import HOUSEKEEPING, SECRET_FIELDS
 
@@ -20,14 +21,26 @@ ITEMS_SHOWN = 3
 class History:
     """Keeps a bounded tail in memory, counts everything, and streams the whole to a file on request."""
 
-    def __init__(self) -> None:
-        """Empty."""
-        self.events: deque[Event] = deque(maxlen=TAIL_EVENTS)
+    def __init__(self, *, tail: int | None = TAIL_EVENTS, **about: Any) -> None:
+        """Empty. `about` says where it comes from: world, seed, banks, and whether books were there before."""
+        self.about = about
+        self.events: deque[Event] = deque(maxlen=tail)
         # Calls by (from, to), housekeeping left out.
         self.calls: Counter[tuple[str, str]] = Counter()
         self.total = 0
         self._listeners: list[Callable[[Event], None]] = []
-        self._file: TextIO | None = None
+        self._writer: HistoryWriter | None = None
+        # How many events the file has, counted as `total` counts.
+        self._written = 0
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The whole of a saved history. Raises LabError BAD_HISTORY that names the line."""
+        reader = HistoryReader(path)
+        history = cls(tail=None, **reader.header)
+        for event in reader:
+            history.add(event)
+        return history
 
     def __len__(self) -> int:
         """How many events happened, those that memory forgot included."""
@@ -49,16 +62,41 @@ class History:
             self.calls[event.node, event.peer] += 1
         for listener in self._listeners:
             listener(event)
-        if self._file is not None:
-            self._file.write(json.dumps(as_dict(event), sort_keys=True) + "\n")
+        if self._writer is not None:
+            self._write(self._writer)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event to come, on the lab's loop."""
         self._listeners.append(listener)
 
-    def stream_to(self, path: str | Path) -> None:
-        """Write every event to come to a JSONL file."""
-        self._file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+    def stream_to(self, path: str | Path | None) -> HistoryWriter:
+        """Write to a JSON lines file what memory keeps and every event to come, until `close`.
+
+        The writer's `close()` returns the SHA-256 of the file; without a `path` there is only that.
+        """
+        self.close()
+        missing = self.total - len(self.events)
+        self._written = missing
+        self._writer = HistoryWriter(path, self.about | {"missing": missing})
+        return self._writer
+
+    def _write(self, writer: HistoryWriter) -> None:
+        outstanding, self._written = self.total - self._written, self.total
+        kept = self.events if outstanding == len(self.events) else list(self.events)[-outstanding:]
+        for event in [self.events[-1]] if outstanding == 1 else kept:
+            writer.write(as_dict(event))
+
+    def to_shiviz(self, path: str | Path) -> None:
+        """Write what memory keeps for ShiViz, with vector clocks: paste it into https://bestchai.bitbucket.io/shiviz."""
+        from paylab.lab import history_exports  # noqa: PLC0415 - it reads histories
+
+        Path(path).write_text(history_exports.shiviz(self), encoding="utf-8")
+
+    def to_list_append(self, path: str | Path) -> None:
+        """Write the accounts' operations as JSON lines for a list-append checker such as Elle."""
+        from paylab.lab import history_exports  # noqa: PLC0415 - it reads histories
+
+        Path(path).write_text("".join(history_exports.list_append(self)), encoding="utf-8")
 
     def of_payment(self, payment: str) -> list[Event]:
         """A payment's events, and those of the calls that carried them through a balancer."""
@@ -73,14 +111,16 @@ class History:
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            if self.total > self._written:
+                self._write(writer)
+            writer.close()
 
 
 def as_dict(event: Event) -> dict[str, Any]:
     """An event as JSON types, secrets redacted."""
-    return {
+    entry = {
         "node": event.node,
         "seq": event.seq,
         "lamport": event.lamport,
@@ -93,6 +133,8 @@ def as_dict(event: Event) -> dict[str, Any]:
         "parent": event.parent,
         "detail": detail_text(event),
     }
+    facts = facts_of(event)
+    return entry if facts is None else entry | {"facts": facts}
 
 
 def detail_text(event: Event) -> str:

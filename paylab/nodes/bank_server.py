@@ -26,7 +26,6 @@ from paylab.pb import coordinator_pb2, coordinator_pb2_grpc
 
 # A transaction that is prepared for longer than this makes its bank ask for the decision.
 IN_DOUBT_AFTER_S = 3.0
-SWEEP_EVERY_S = 1.0
 SWEEP_MAX = 100
 
 
@@ -105,9 +104,12 @@ class BankServer(Node, pb_grpc.BankServicer):
         return await self._books.apply(items, rule, now=self.host.now())
 
     async def _sweep(self) -> None:
-        """Ask the coordinator about everything that has been prepared for long, our twins' too."""
+        """Ask the coordinator about everything that has been prepared for long, our twins' too.
+
+        As often as the lease is renewed: a twin that died is missed no sooner.
+        """
         while True:
-            await self.host.sleep(SWEEP_EVERY_S)
+            await self.host.sleep(self._lease_s / 3)
             txns = await self._books.prepared(before_s=self.host.now() - IN_DOUBT_AFTER_S, limit=SWEEP_MAX)
             if not txns:
                 continue

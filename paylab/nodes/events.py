@@ -44,8 +44,8 @@ class Event:
     parent: str = ""
     # What it says: the message of an RPC, which is rendered only when somebody looks, or a text.
     detail: Any = ""
-    # The same for machines, as JSON types: "at" says which part of the network speaks, the rest what it says.
-    # What an RPC says stands in its message; `paylab.lab.facts.facts_of` reads either.
+    # The same for machines, as JSON types; `paylab/lab/event_facts.py` has the table. What an RPC says stands
+    # in its message.
     facts: Mapping[str, Any] | None = None
 
 

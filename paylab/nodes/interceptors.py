@@ -230,9 +230,8 @@ class _Recorder:
         deadline = DEADLINE.get()
         if deadline is not None:
             timeout_s = max(0.0, min(timeout_s, deadline - asyncio.get_running_loop().time()))
-        metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        metadata.add(LAMPORT_KEY, str(recorder.lamport))
-        metadata.add(CALL_KEY, about["call"])
+        stamps = ((LAMPORT_KEY, str(recorder.lamport)), (CALL_KEY, about["call"]))
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), *stamps)
         return details._replace(timeout=timeout_s, metadata=metadata), about
 
 

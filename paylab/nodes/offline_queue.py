@@ -4,6 +4,7 @@ It never moves money itself: it calls the gateway's Redrive, and the gateway dec
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ from sqlalchemy import (
     Float,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
-    and_,
     delete,
     func,
     insert,
@@ -61,7 +62,6 @@ class RetrySchedule:
     tries_max: int = 1_200
     # Payments tried at the same time, each of another payer.
     at_once_max: int = 16
-    idle_s: float = 0.25
 
 
 class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
@@ -76,6 +76,7 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         self._store = host.store("queue")
         self._trying: dict[str, None] = {}
         self._woken = asyncio.Event()
+        self._heads = _heads(limit=2 * self._schedule.at_once_max + 1)
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve OfflineQueue."""
@@ -155,36 +156,24 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
     # Trying again -------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        """Try every payment that is due and the oldest of its payer."""
-        oldest = (
-            select(func.min(ENTRIES.c.seq).label("seq"))
-            .where(ENTRIES.c.dead.is_(False))
-            .group_by(ENTRIES.c.payer)
-            .subquery()
-        )
+        """Try every payment that is due and the oldest of its payer; then wait for the next."""
         while True:
+            self._woken.clear()
+            heads = [row for row in await self._store.rows(self._heads) if row.payment not in self._trying]
             now, free = self.host.now(), self._schedule.at_once_max - len(self._trying)
-            query = (
-                select(ENTRIES)
-                .join(oldest, ENTRIES.c.seq == oldest.c.seq)
-                .where(and_(ENTRIES.c.due_at_s <= now, ENTRIES.c.payment.not_in(list(self._trying))))
-                .order_by(ENTRIES.c.due_at_s, ENTRIES.c.seq)
-                .limit(free)
-            )
-            rows = await self._store.rows(query) if free else []
-            for row in rows:
+            due = [row for row in heads if row.due_at_s <= now][:free]
+            for row in due:
                 self._trying[row.payment] = None
                 self.host.spawn(self._try(row))
-            self._woken.clear()
-            if not rows:
-                await self._idle()
+            if not due:
+                # With no place free, the first that ends wakes us.
+                await self._wait(heads[0].due_at_s - now if heads and free else None)
 
-    async def _idle(self) -> None:
-        try:
-            async with asyncio.timeout(self._schedule.idle_s):
+    async def _wait(self, seconds: float | None) -> None:
+        """Until something changes, at most so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
                 await self._woken.wait()
-        except TimeoutError:
-            pass
 
     async def _try(self, entry: Any) -> None:
         """Ask for one more attempt, then drop the entry, put it off or give it up."""
@@ -229,3 +218,15 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         return self.host.decisions.queue_delay(
             attempt, base_s=self._schedule.base_s, cap_s=self._schedule.cap_s, rng=self.host.rng
         )
+
+
+def _heads(*, limit: int) -> Select[Any]:
+    """The oldest waiting payment of each payer, the one that is due first in front."""
+    oldest = (
+        select(func.min(ENTRIES.c.seq).label("seq"))
+        .where(ENTRIES.c.dead.is_(False))
+        .group_by(ENTRIES.c.payer)
+        .subquery()
+    )
+    heads = select(ENTRIES).join(oldest, ENTRIES.c.seq == oldest.c.seq)
+    return heads.order_by(ENTRIES.c.due_at_s, ENTRIES.c.seq).limit(limit)

@@ -12,7 +12,7 @@ import grpc
 import jwt
 
 from paylab.core.tokens import TYPE, Caller
-from paylab.errors import Unauthenticated
+from paylab.errors import OutcomeUnknown, Unauthenticated
 from paylab.pb import authentication_pb2, authentication_pb2_grpc
 
 if TYPE_CHECKING:  # the host makes its verifier, so at run time the import goes the other way
@@ -37,7 +37,7 @@ class TokenVerifier:
         self._claims: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     async def verify(self, token: str) -> Caller:
-        """Return who the token speaks for. Raises Unauthenticated."""
+        """Return who the token speaks for. Raises Unauthenticated, OutcomeUnknown."""
         claims = self._claims.get(token)
         if claims is None:
             claims = await self._verified_claims(token)
@@ -65,19 +65,24 @@ class TokenVerifier:
         return claims
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
-        now = self._host.now()
+        now, answered = self._host.now(), True
         async with self._fetching:  # of many calls that need a key, one fetches it
             if key_id not in self._keys and now - self._fetched_at >= REFETCH_AFTER_S:
-                await self._fetch()
-        if key_id not in self._keys:
-            raise Unauthenticated("TOKEN_INVALID", "no authentication server signs with this key")
-        return self._keys[key_id]
+                answered = await self._fetch()
+        if key_id in self._keys:
+            return self._keys[key_id]
+        if not answered:
+            # The token may be good and its payment may exist already: only "ask again" is true here.
+            raise OutcomeUnknown(message="no authentication server is in reach to say whose key this is")
+        raise Unauthenticated("TOKEN_INVALID", "no authentication server signs with this key")
 
-    async def _fetch(self) -> None:
+    async def _fetch(self) -> bool:
+        """Whether an authentication server has answered."""
         stub = authentication_pb2_grpc.AuthenticationStub(self._host.channel("auth-lb"))
         try:
             response = await stub.GetJwks(authentication_pb2.GetJwksRequest())
         except grpc.aio.AioRpcError:
-            return  # the keys that are known still serve
+            return False  # the keys that are known still serve
         self._fetched_at = self._host.now()
         self._keys = {key["kid"]: jwt.PyJWK(key) for key in json.loads(response.jwks_json)["keys"]}
+        return True

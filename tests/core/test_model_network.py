@@ -133,6 +133,8 @@ class CoordinatorNode:
 
     def perform(self, effects: list[Effect], *, survive: int | None = None) -> None:
         for effect in effects if survive is None else effects[:survive]:
+            if isinstance(effect, Append) and isinstance(effect.record, EndRecord):
+                self.network.ended.add(effect.record.txn)
             match effect:
                 case Append(CommitRecord() as record):
                     self.log[record.txn.payment] = record
@@ -226,6 +228,8 @@ class ModelNetwork:
         self.bag: list[tuple[str, Any]] = []
         self.refused: list[tuple[str, Ack]] = []
         self.outcomes: dict[Txn, Outcome] = {}
+        # Banks and gateway have said that they know, so the coordinator may forget.
+        self.ended: set[Txn] = set()
         self.banks = {name: BankNode(self, name) for name in OPENING_MINOR}
         self.coordinator = CoordinatorNode(self)
         self.gateway = GatewayNode(
@@ -255,8 +259,8 @@ class ModelNetwork:
         return next(n for n, (at, message) in enumerate(self.bag) if of_kind(message) and to in (None, at))
 
     def heard(self, txn: Txn, outcome: Outcome) -> None:
-        """Nobody is ever told both COMMITTED and ABORTED of one transaction."""
-        if outcome is not Outcome.UNDECIDED:
+        """Nobody who still has to learn it is told both COMMITTED and ABORTED of one transaction."""
+        if outcome is not Outcome.UNDECIDED and txn not in self.ended:
             assert self.outcomes.setdefault(txn, outcome) is outcome, f"{txn} is called both"
 
     def act(self, what: int, which: int) -> None:
