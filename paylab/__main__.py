@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from paylab.core.balancing import POLICIES
 from paylab.errors import LabError, PaylabError
+from paylab.lab import campaign_command
 
 CONCURRENCY_DEFAULT = 64
 
@@ -50,6 +51,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--json", action="store_true", help="print one JSON object")
     generate.set_defaults(command=_generate)
+    check = commands.add_parser(
+        "check", help="judge a saved history: every invariant, and the line that breaks it"
+    )
+    check.add_argument("file", metavar="HISTORY", help="what lab.history.stream_to() wrote")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.set_defaults(command=_check)
+    experiment = commands.add_parser("experiment", help="measure something and compare it with theory")
+    experiment.add_argument("name", metavar="NAME", nargs="?", help="which one; --list names them")
+    experiment.add_argument("--list", action="store_true", help="say what there is")
+    experiment.add_argument("--seed", type=int, default=0)
+    experiment.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes; all cores unless given"
+    )
+    experiment.add_argument("--out", metavar="DIR", help="write table, figure and manifest into this folder")
+    experiment.add_argument("--quick", action="store_true", help="measure less, ask for less precision")
+    experiment.add_argument("--json", action="store_true", help="print one JSON object")
+    experiment.set_defaults(command=_experiment)
+    judge = commands.add_parser(
+        "judge", help="mark notebooks that came back (no sandbox: it runs their code)"
+    )
+    judge.add_argument("files", nargs="+", metavar="FILE", help="notebooks; only cells tagged exercise count")
+    judge.add_argument("--seeds", metavar="5000:5100", help="other seeds than the chapter's")
+    judge.add_argument("--csv", metavar="FILE", help="write a row for each notebook and exercise")
+    judge.add_argument("--chapters", metavar="DIR", help="where the chapters are as they were handed out")
+    judge.add_argument("--time-limit", type=_positive, default=300, metavar="S", help="for each notebook")
+    judge.add_argument("--json", action="store_true", help="print one JSON list")
+    judge.set_defaults(command=_judge)
+    campaign_command.add_to(commands, _simulate)
     return parser
 
 
@@ -89,6 +118,51 @@ def _generate(options: argparse.Namespace) -> int:
     written = {"accounts": str(accounts), "payments": str(payments)}
     print(json.dumps(written) if options.json else f"wrote {accounts} and {payments}")
     return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    return campaign_command.simulate(options, print)
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from paylab.lab.marking import mark_command  # noqa: PLC0415 - only this command needs it
+
+    return mark_command(options, print)
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    from paylab.lab import experiment_results, experiments  # noqa: PLC0415 - only this command needs them
+
+    if options.list:
+        known = experiments.catalogue()
+        if options.json:
+            print(json.dumps([{"name": e.name, "question": e.question} for e in known.values()], indent=2))
+        else:
+            print("\n".join(f"{e.name:<16}{e.question}\n{'':<16}{e.expectation}" for e in known.values()))
+        return 0
+    if options.name is None:
+        raise LabError("BAD_ARGUMENT", "which experiment? `experiment --list` names them")
+    if options.out:
+        experiment_results.writable(options.out)  # rather now than after all the work
+    result = experiments.experiment(
+        options.name,
+        seed=options.seed,
+        quick=options.quick,
+        workers=options.workers,
+        progress=sys.stderr.isatty(),
+    )
+    print(json.dumps(result.to_json(), indent=2) if options.json else result)
+    for path in result.save(options.out) if options.out else ():
+        _say(f"wrote {path}")
+    return 0 if result.met else 1
+
+
+def _check(options: argparse.Namespace) -> int:
+    from paylab.lab.check_command import judge_file  # noqa: PLC0415 - only this command needs it
+
+    report = judge_file(options.file)
+    print(json.dumps(report.to_json(), indent=2) if options.json else report)
+    return 0 if report.ok else 1
 
 
 def _say(text: str) -> None:

@@ -24,3 +24,21 @@ def full_jitter(attempt: int, *, base_s: float, cap_s: float, rng: Rng) -> float
     Source: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015.
     """
     return rng.uniform(0.0, exponential(attempt, base_s=base_s, cap_s=cap_s))
+
+
+def equal_jitter(attempt: int, *, base_s: float, cap_s: float, rng: Rng) -> float:
+    """Half of the exponential delay, and by chance up to as much again.
+
+    Source: as of `full_jitter`.
+    """
+    half_s = exponential(attempt, base_s=base_s, cap_s=cap_s) / 2
+    return half_s + rng.uniform(0.0, half_s)
+
+
+def decorrelated_jitter(previous_s: float, *, base_s: float, cap_s: float, rng: Rng) -> float:
+    """Uniform between `base_s` and three times the previous delay, at most `cap_s`.
+
+    It remembers the previous delay instead of counting attempts; before the first, that is `base_s`.
+    Source: as of `full_jitter`.
+    """
+    return min(cap_s, rng.uniform(base_s, max(base_s, 3 * previous_s)))

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from paylab.core.backoff import Rng
+
 
 @dataclass(slots=True)
 class Endpoint:
@@ -58,6 +60,30 @@ class LeastLoad:
         """Return one of those with the least load."""
         least = min(endpoint.reported_load + endpoint.in_flight for endpoint in endpoints)
         return self._ties.pick([e for e in endpoints if e.reported_load + e.in_flight == least])
+
+
+class PowerOfChoices:
+    """The one with the fewest calls under way among a few that chance draws; the first drawn wins a tie.
+
+    Two choices are nearly as good as knowing every server, and one is plain chance. Servers are drawn with
+    replacement. Chance comes with the constructor, so that `pick` is the same for every policy.
+    Source: M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, IEEE TPDS 12(10), 2001.
+    """
+
+    def __init__(self, *, rng: Rng, choices: int = 2) -> None:
+        """Draw `choices` servers a call from `rng`."""
+        self._random = rng.random
+        self._more = range(choices - 1)
+
+    def pick(self, endpoints: Sequence[Endpoint]) -> Endpoint:
+        """Return the least busy of those drawn."""
+        random, count = self._random, len(endpoints)
+        best = endpoints[int(random() * count)]
+        for _ in self._more:
+            other = endpoints[int(random() * count)]
+            if other.in_flight < best.in_flight:
+                best = other
+        return best
 
 
 POLICIES: dict[str, type[RoundRobin | LeastLoad]] = {"round_robin": RoundRobin, "least_load": LeastLoad}

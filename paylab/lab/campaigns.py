@@ -1,318 +1,205 @@
-"""Campaigns: many simulated runs, each with its own faults, and every invariant checked after each.
+"""Campaigns: many seeds, each with its own payments and faults, in as many processes as there are cores.
 
-    run_seed(42, payments=50, faults="heavy")
     campaign(range(1000), payments=50, faults="heavy")
 
-A run boots a network, sends payments while a schedule of faults is carried out, heals and restarts
-everything, lets virtual time pass until nothing moves any more, and checks. It follows from its seed alone.
+A seed whose run breaks an invariant is written to a folder with everything that repeats it.
 """
 
-import asyncio
-import hashlib
-import itertools
+import concurrent.futures
 import json
+import multiprocessing
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from paylab.core.money import Money
-from paylab.errors import LabError, PaylabError
-from paylab.lab import campaign_checks, checks, nemesis, orders
-from paylab.lab import faults as fault_rules
-from paylab.lab.campaign_checks import Told
-from paylab.lab.choices import Choices
-from paylab.lab.faults import Timed
-from paylab.lab.history import as_dict
-from paylab.lab.lab import Lab
-from paylab.lab.orders import Order, user_of
-from paylab.nodes.client import PaymentClient
-from paylab.nodes.events import Event
+import cloudpickle
+from tqdm.auto import tqdm
 
-BANKS = ("alpine", "boreal")
-BANK_SERVERS = 2
-# Long enough for the queue's backoff after a minute of faults.
-QUIET_MAX_S = 240.0
-QUIET_LOOK_S = 0.5
-RUN_WALL_MAX_S = 3600.0
-_RUNS = itertools.count(1)
+from paylab.errors import LabError
+from paylab.lab.orders import Order
+from paylab.lab.faults import Fault, Timed
+from paylab.lab.seed_runs import SeedResult, run_seed
 
-Recorded = Mapping[str, Sequence[int]]
+__all__ = ["Campaign", "SeedResult", "campaign", "load_case", "run_seed", "save_case"]
+
+PAYMENTS_DEFAULT = 50
+# So many runs wait for a free process; more would only lengthen the way to the first violation.
+WAITING_PER_WORKER = 2
 
 
 @dataclass(frozen=True, slots=True)
-class SeedResult:
-    """What a run did, and all that is needed to do it again."""
+class Campaign:
+    """What the runs of a campaign did together. `failing` are those that broke an invariant."""
 
-    seed: int
+    seeds: int
     payments: int
     committed: int
     declined: int
     queued: int
     in_doubt: int
-    violations: tuple[str, ...]
+    violations: int
     events: int
     virtual_s: float
     wall_s: float
-    # SHA-256 of the history as JSON lines; empty when nobody asked for it.
-    trace_sha256: str = ""
-    schedule: tuple[Timed, ...] = field(default=(), repr=False)
-    orders: tuple[Order, ...] = field(default=(), repr=False)
-    choices: Recorded = field(default_factory=dict, repr=False)
+    failing: tuple[SeedResult, ...] = field(repr=False)
 
     @property
     def ok(self) -> bool:
-        """Whether every invariant holds."""
-        return not self.violations
+        """Whether every invariant held in every run."""
+        return not self.failing
 
     @property
-    def broken(self) -> tuple[str, ...]:
-        """The names of the checks that failed, each once."""
-        return tuple(dict.fromkeys(line.partition(":")[0] for line in self.violations))
+    def broken(self) -> dict[str, int]:
+        """The checks that failed, and in how many runs."""
+        return dict(Counter(name for result in self.failing for name in result.broken).most_common())
 
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON types."""
-        left_out = ("schedule", "orders", "choices")
-        return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
+        figures = {name: getattr(self, name) for name in self.__slots__ if name != "failing"}
+        return figures | {"failing_seeds": [result.seed for result in self.failing], "broken": self.broken}
+
+    def __str__(self) -> str:
+        """A few lines for a terminal."""
+        lines = [
+            f"{self.seeds:,} seeds, {self.payments:,} payments: {self.committed:,} committed, "
+            f"{self.declined:,} declined, {self.queued:,} queued, {self.in_doubt:,} in doubt",
+            f"{self.events:,} events in {self.virtual_s:,.0f} virtual seconds, {self.wall_s:,.1f} s of ours",
+        ]
+        lines += [f"BROKEN  {name} in {count} runs" for name, count in self.broken.items()]
+        if self.failing:
+            lines.append(f"the first failing seed is {self.failing[0].seed}: {self.failing[0].violations[0]}")
+        else:
+            lines.append("every invariant holds in every run")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
-def run_seed(
-    seed: int,
+def campaign(
+    seeds: Iterable[int],
     *,
-    payments: int = 50,
+    payments: int = PAYMENTS_DEFAULT,
     faults: str = "heavy",
     replace: Mapping[str, Any] | None = None,
-    schedule: Sequence[Timed] | None = None,
-    choices: Choices | Recorded | None = None,
-    orders: Sequence[Order] | None = None,
-    history: str | Path | None = None,
-    trace: bool = False,
-    watch: Callable[[Event], None] | None = None,
-) -> SeedResult:
-    """Run one seed; `schedule` and `orders` stand in for those that would be drawn from it.
+    executor: concurrent.futures.Executor | None = None,
+    workers: int | None = None,
+    stop_at_first: bool = False,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Campaign:
+    """Run every seed, in `workers` processes or in the `executor` that is given.
 
-    `choices` replays what chance decided; `history` is a file for every event, `watch` is called with each.
-    Raises LabError for a bad argument.
+    `replace` fills slots; it may hold functions and classes of a notebook. Failing runs are written into
+    folders below `out`. Raises LabError for a bad argument.
     """
-    asked = tuple(orders) if orders is not None else tuple(draw_orders(seed, payments))
-    planned = tuple(schedule) if schedule is not None else tuple(draw_schedule(seed, payments, faults))
-    if not isinstance(choices, Choices):
-        choices = Choices(seed, choices)
-    began_s = time.perf_counter()
-    with Trace(history, wanted=trace or history is not None, watch=watch) as traced:
-        result = _Run(seed, asked, planned, choices, replace, traced).result()
-    wall_s = round(time.perf_counter() - began_s, 3)
-    return _with(result, wall_s=wall_s, trace_sha256=traced.sha256())
+    wanted, began_s = list(seeds), time.perf_counter()
+    if not wanted:
+        raise LabError("BAD_ARGUMENT", "a campaign needs a seed at least")
+    # Classes of a notebook are sent by value.
+    sent = cloudpickle.dumps(dict(replace or {}))
+    mine = executor is None
+    if executor is None:
+        executor = _processes(min(len(wanted), workers or os.cpu_count() or 1))
+    results: list[SeedResult] = []
+    try:
+        with tqdm(total=len(wanted), unit=" seeds", disable=not progress) as bar:
+            for result in _results(executor, wanted, payments, faults, sent):
+                results.append(result)
+                bar.update()
+                if not result.ok and stop_at_first:
+                    break
+    finally:
+        if mine:
+            executor.shutdown(cancel_futures=True)
+    results.sort(key=lambda result: result.seed)
+    failing = tuple(result for result in results if not result.ok)
+    for result in failing if out is not None else ():
+        save_case(result, Path(out or ".") / f"seed-{result.seed}", replace=replace)
+    return _sum(results, failing, wall_s=time.perf_counter() - began_s)
 
 
-def draw_orders(seed: int, payments: int) -> list[Order]:
-    """The orders of a seed. Raises LabError unless there is at least one payment."""
-    if payments < 1:
-        raise LabError("BAD_ARGUMENT", f"a run needs a payment at least, not {payments}")
-    return orders.draw(seed, payments=payments)
+def _processes(workers: int) -> concurrent.futures.Executor:
+    """Processes that are spawned: a fork would take threads' locks with it."""
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
-def draw_schedule(seed: int, payments: int, faults: str) -> list[Timed]:
-    """The faults of a seed."""
-    users = sorted({user_of(account) for account in orders.OPENING_MINOR})
-    return nemesis.schedule(
-        seed,
-        intensity=faults,
-        banks=BANKS,
-        bank_servers=BANK_SERVERS,
-        clients=users,
-        span_s=orders.span_s(payments),
+def _results(
+    executor: concurrent.futures.Executor, seeds: Sequence[int], payments: int, faults: str, replace: bytes
+) -> Iterator[SeedResult]:
+    """Results as they come; only a few runs are handed out ahead."""
+    rest, ahead = iter(seeds), WAITING_PER_WORKER * (os.cpu_count() or 1)
+    running: dict[concurrent.futures.Future[SeedResult], None] = {}
+    while True:
+        while len(running) < ahead and (seed := next(rest, None)) is not None:
+            running[executor.submit(_run, seed, payments, faults, replace)] = None
+        if not running:
+            return
+        done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in [future for future in running if future in done]:
+            del running[future]
+            yield future.result()
+
+
+def _run(seed: int, payments: int, faults: str, replace: bytes) -> SeedResult:
+    """In a worker: one seed; what repeats a run comes back only from one that fails."""
+    result = run_seed(seed, payments=payments, faults=faults, replace=cloudpickle.loads(replace))
+    return result.without_recipe() if result.ok else result
+
+
+def _sum(results: Sequence[SeedResult], failing: tuple[SeedResult, ...], *, wall_s: float) -> Campaign:
+    return Campaign(
+        seeds=len(results),
+        payments=sum(result.payments for result in results),
+        committed=sum(result.committed for result in results),
+        declined=sum(result.declined for result in results),
+        queued=sum(result.queued for result in results),
+        in_doubt=sum(result.in_doubt for result in results),
+        violations=sum(len(result.violations) for result in results),
+        events=sum(result.events for result in results),
+        virtual_s=round(sum(result.virtual_s for result in results), 3),
+        wall_s=round(wall_s, 3),
+        failing=failing,
     )
 
 
-def _with(result: SeedResult, **changes: Any) -> SeedResult:
-    return replace(result, **changes)
+# A failing run on disk -------------------------------------------------------------------------------
 
 
-class Trace:
-    """Takes the history of a run as JSON lines: into a file, a digest, and whatever else wants to watch."""
-
-    def __init__(
-        self, path: str | Path | None, *, wanted: bool, watch: Callable[[Event], None] | None
-    ) -> None:
-        """Open the file."""
-        self._digest = hashlib.sha256()
-        self._wanted = wanted
-        self._watch = watch
-        self._file: TextIO | None = Path(path).open("w", encoding="utf-8") if path else None
-
-    def follow(self, lab: Lab) -> None:
-        """Take what has happened in a lab, and what will."""
-        for event in lab.history:
-            self.add(event)
-        if self._wanted or self._watch is not None:
-            lab.history.listen(self.add)
-
-    def add(self, event: Event) -> None:
-        """Take one event."""
-        if self._watch is not None:
-            self._watch(event)
-        if self._wanted:
-            line = json.dumps(as_dict(event), sort_keys=True) + "\n"
-            self._digest.update(line.encode())
-            if self._file is not None:
-                self._file.write(line)
-
-    def sha256(self) -> str:
-        """Of everything so far; empty when nobody asked for it."""
-        return self._digest.hexdigest() if self._wanted else ""
-
-    def __enter__(self) -> "Trace":
-        """Use it in a with block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+def save_case(result: SeedResult, folder: Path, *, replace: Mapping[str, Any] | None = None) -> Path:
+    """Write seed, orders, schedule, choices and history of a run into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    case = {
+        "seed": result.seed,
+        "orders": [[o.at_s, o.payer, o.payee, o.amount_minor, o.key, o.patience_s] for o in result.orders],
+        "schedule": [
+            [timed.at_s, timed.fault.kind, list(timed.fault.arguments), timed.period_s]
+            for timed in result.schedule
+        ],
+        "choices": {name: list(values) for name, values in result.choices.items()},
+    }
+    (folder / "case.json").write_text(json.dumps(case) + "\n", encoding="utf-8")
+    run_seed(
+        result.seed,
+        orders=result.orders,
+        schedule=result.schedule,
+        replace=replace,
+        history=folder / "history.jsonl",
+    )
+    return folder
 
 
-class _Run:
-    """One run, from boot to verdict."""
-
-    def __init__(
-        self,
-        seed: int,
-        asked: Sequence[Order],
-        planned: Sequence[Timed],
-        choices: Choices,
-        replacements: Mapping[str, Any] | None,
-        trace: Trace,
-    ) -> None:
-        self._seed = seed
-        self._asked = asked
-        self._planned = planned
-        self._choices = choices
-        self._lab = Lab(
-            world="simulated",
-            seed=seed,
-            choices=choices,
-            banks=BANKS,
-            bank_servers=BANK_SERVERS,
-            auth_servers=1,
-            replace=replacements,
-            name=f"campaign-{next(_RUNS)}",
-        )
-        trace.follow(self._lab)
-        self._clients: dict[str, PaymentClient] = {}
-
-    def result(self) -> SeedResult:
-        """Run, check, close."""
-        lab, world = self._lab, self._lab.world
-        began_s = world.now()
-        violations: list[str] = []
-        told: list[Told] = []
-        try:
-            told = world.call(self._work(), timeout_s=RUN_WALL_MAX_S)
-            violations += lab.check().violations
-            balances = {account: money.amount_minor for account, money in lab.balances().items()}
-            violations += campaign_checks.quiet_violations(world, BANKS)
-            violations += campaign_checks.told_violations(told, balances)
-            left = campaign_checks.waiting(world, BANKS)
-        finally:
-            virtual_s, events = world.now() - began_s, len(lab.history)
-            known = set(violations)
-            violations += [line for line in _closing(lab) if line not in known]
-        last = {one.order.key: one.state for one in told if one.replayed and one.receipt is not None}
-        states = Counter(last.values())
-        return SeedResult(
-            seed=self._seed,
-            payments=len(orders.keys_of(self._asked)),
-            committed=states["COMMITTED"],
-            declined=states["DECLINED"],
-            queued=left["payments queued"],
-            in_doubt=sum(count for name, count in left.items() if name.startswith("in doubt")),
-            violations=tuple(violations),
-            events=events,
-            virtual_s=round(virtual_s, 6),
-            wall_s=0.0,
-            schedule=tuple(self._planned),
-            orders=tuple(self._asked),
-            choices=self._choices.as_dict(),
-        )
-
-    async def _work(self) -> list[Told]:
-        """Everything that takes virtual time."""
-        await self._open()
-        asking = [asyncio.ensure_future(self._ask(order)) for order in self._asked]
-        await fault_rules.inject(self._lab.network, self._planned)
-        await self._repair()
-        caretaker = asyncio.ensure_future(self._take_care())
-        told = list(await asyncio.gather(*asking))
-        await self._come_to_rest()
-        once = {(order.key, order.request): order for order in self._asked}
-        again = [replace(order, at_s=0.0, patience_s=orders.PATIENCE_S) for order in once.values()]
-        told += await asyncio.gather(*(self._ask(order, replayed=True) for order in again))
-        await self._come_to_rest()
-        caretaker.cancel()
-        return told
-
-    async def _open(self) -> None:
-        network = self._lab.network
-        for bank in BANKS:
-            mine = [account for account in orders.OPENING_MINOR if account.startswith(f"{bank}/")]
-            opening = [(user_of(a), Money(orders.OPENING_MINOR[a], orders.CURRENCY), user_of(a)) for a in mine]
-            await network.open_accounts(bank, opening)
-        for account in orders.OPENING_MINOR:
-            user = user_of(account)
-            await network.register(user, f"password of {user}", accounts=[account])
-            self._clients[account] = PaymentClient(
-                network.client_host(user), username=user, password=f"password of {user}"
-            )
-
-    async def _ask(self, order: Order, *, replayed: bool = False) -> Told:
-        await asyncio.sleep(order.at_s)
-        try:
-            receipt = await self._clients[order.payer].pay(
-                payer=order.payer,
-                payee=order.payee,
-                money=order.money,
-                key=order.key,
-                deadline_s=order.patience_s,
-            )
-        except PaylabError as error:
-            return Told(order, error=error, replayed=replayed)
-        return Told(order, receipt, replayed=replayed)
-
-    async def _repair(self) -> None:
-        """End every fault of the network and of running nodes."""
-        network = self._lab.network
-        network.break_world("heal")
-        for name in network.nodes:
-            network.break_world("resume", name)
-            network.break_world("slow", name, 1.0)
-            network.break_world("skew", name, 0.0)
-
-    async def _take_care(self) -> None:
-        """Start what is down, also what dies of a fault that was armed before the repair."""
-        network = self._lab.network
-        while True:
-            for name in network.nodes:
-                await fault_rules.apply(network, fault_rules.restart(name))
-            await asyncio.sleep(QUIET_LOOK_S)
-
-    async def _come_to_rest(self) -> None:
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + QUIET_MAX_S
-        while loop.time() < until_s and any(campaign_checks.waiting(self._lab.world, BANKS).values()):
-            await asyncio.sleep(QUIET_LOOK_S)
-
-
-def _closing(lab: Lab) -> list[str]:
-    """Close a lab; what failed in its background is a violation, too."""
-    try:
-        lab.close()
-    except LabError as error:
-        if error.reason != "BROKEN":
-            raise
-        invariants = tuple(f"{name}:" for name in checks.CHECKS)
-        lines = [line for line in error.message.split("; ") if not line.startswith(invariants)]
-        return [f"nothing fails in the background: {line}" for line in lines]
-    return []
+def load_case(folder: str | Path) -> dict[str, Any]:
+    """What `save_case` wrote, as the arguments of `run_seed`: `run_seed(**load_case("out/seed-7"))`."""
+    saved = json.loads((Path(folder) / "case.json").read_text(encoding="utf-8"))
+    schedule = [
+        Timed(at_s, Fault(kind, tuple(rest)), period) for at_s, kind, rest, period in saved["schedule"]
+    ]
+    orders = [Order(*fields) for fields in saved["orders"]]
+    return {"seed": saved["seed"], "orders": orders, "schedule": schedule, "choices": saved["choices"]}

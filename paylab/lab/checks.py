@@ -1,54 +1,55 @@
-"""The invariants, each a function over what the databases hold, read independently of the nodes.
+"""`lab.check()`: the ledgers, read independently of the nodes, and the history, folded while it happened."""
 
-Every check states what must be true and returns the violations that it found, one line each.
-"""
-
-import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 from paylab.core.money import Money
+from paylab.lab import ledger_checks
+from paylab.lab.history_checks import FOLDS, HistoryChecks
+from paylab.lab.ledger_checks import Books, read_books
 from paylab.lab.real_world import World
-from paylab.pb import transaction_logger_pb2
 
 # A report shows so many violations and counts the rest.
 SHOWN_MAX = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """Everything that the stores of a lab hold."""
-
-    # by bank and account: currency, posted_minor, held_minor
-    accounts: dict[str, dict[str, tuple[str, int, int]]]
-    # by bank and txn: state, and legs as JSON text
-    transactions: dict[str, dict[str, tuple[str, str]]]
-    # by bank: posting, txn, account, amount_minor, currency
-    postings: dict[str, list[tuple[int, str, str, int, str]]]
-    # by payment: state, attempt, payer, payee, amount_minor, currency, caller, key
-    payments: dict[str, tuple[str, int, str, str, int, str, str, str]]
-    # payment, attempt, state
-    log: list[tuple[str, int, str]] = field(default_factory=list)
+AGREE = "ledgers agree with the history"
+# Every name that can stand before a violation.
+CHECKS = (*ledger_checks.CHECKS, AGREE, *(fold.name for fold in FOLDS))
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was checked, how much, and what was found."""
+    """What was checked, how much, what was found, and what could not be checked."""
 
     checked: dict[str, int]
     violations: list[str]
     in_doubt: int
+    unchecked: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether every invariant holds."""
         return not self.violations
 
+    def failed(self) -> Counter[str]:
+        """How often each check failed."""
+        return Counter(line.split(":", 1)[0] for line in self.violations)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON types."""
+        return {
+            "ok": self.ok,
+            "checked": self.checked,
+            "violations": self.violations,
+            "in_doubt": self.in_doubt,
+            "unchecked": self.unchecked,
+        }
+
     def __str__(self) -> str:
         """A line per invariant."""
-        failed = Counter(line.split(":", 1)[0] for line in self.violations)
+        failed = self.failed()
         lines = [
             f"{'BROKEN' if failed[name] else 'holds '}  {name} ({count} checked)"
             for name, count in self.checked.items()
@@ -57,216 +58,84 @@ class Report:
         if len(self.violations) > SHOWN_MAX:
             lines.append(f"  … {len(self.violations)} violations in all")
         lines.append(f"in doubt now: {self.in_doubt}")
+        lines += [f"not checked: {what}" for what in self.unchecked]
         return "\n".join(lines)
 
     __repr__ = __str__
 
-
-def read_books(world: World, banks: Iterable[str]) -> Books:
-    """Read every store through connections of our own."""
-    accounts, transactions, postings = {}, {}, {}
-    for bank in banks:
-        store = f"bank-{bank}"
-        rows = world.rows(
-            store, "SELECT account, currency, posted_minor, held_minor FROM accounts ORDER BY account"
+    def _repr_html_(self) -> str:
+        """A table of checks, how much each checked and its verdict; below it what was found."""
+        failed = self.failed()
+        rows = "".join(
+            f'<tr><td style="text-align:left">{escape(name)}</td><td style="text-align:right">{count:,}</td>'
+            f'<td style="text-align:left">{"<b>✘ broken</b>" if failed[name] else "✔ holds"}</td></tr>'
+            for name, count in self.checked.items()
         )
-        accounts[bank] = {row[0]: (row[1], row[2], row[3]) for row in rows}
-        rows = world.rows(store, "SELECT txn, state, legs FROM transactions ORDER BY txn")
-        transactions[bank] = {row[0]: (row[1], row[2]) for row in rows}
-        rows = world.rows(
-            store, "SELECT posting, txn, account, amount_minor, currency FROM postings ORDER BY posting"
+        found = "".join(f"<li>{escape(violation)}</li>" for violation in self.violations[:SHOWN_MAX])
+        if len(self.violations) > SHOWN_MAX:
+            found += f"<li>… {len(self.violations)} violations in all</li>"
+        notes = "".join(f"<li>{escape(what)}</li>" for what in self.unchecked)
+        return (
+            "<table><thead><tr><th>check</th><th>checked</th><th>verdict</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+            + (f"<p>What was found:</p><ul>{found}</ul>" if found else "")
+            + f"<p>In doubt now: {self.in_doubt}.{' Not checked:' if notes else ''}</p>"
+            + (f"<ul>{notes}</ul>" if notes else "")
         )
-        postings[bank] = [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
-    rows = world.rows(
-        "gateway",
-        "SELECT payment, state, attempt, payer, payee, amount_minor, currency, caller, key"
-        " FROM payments ORDER BY payment",
-    )
-    payments = {row[0]: (row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8]) for row in rows}
-    return Books(accounts, transactions, postings, payments, _log(world))
 
 
-def _log(world: World) -> list[tuple[str, int, str]]:
-    events = (
-        transaction_logger_pb2.LogEvent.FromString(row[0])
-        for row in world.rows("logger", 'SELECT event FROM entries ORDER BY "index"')
-    )
-    return [(event.payment, event.attempt, event.state) for event in events]
-
-
-def check(world: World, banks: Sequence[str]) -> Report:
-    """Run every check on what the stores hold at this moment."""
+def check(world: World, banks: Sequence[str], history: HistoryChecks) -> Report:
+    """Run every check on what the stores hold at this moment, and on the history so far."""
+    posted_before = world.call(_posted(history))
     books = read_books(world, banks)
     checked: dict[str, int] = {}
     violations: list[str] = []
-    for name, function in CHECKS.items():
+    for name, function in ledger_checks.CHECKS.items():
         count, found = function(books)
         checked[name] = count
         violations += [f"{name}: {line}" for line in found]
+    told, unchecked = world.call(_judge(history, books, posted_before, checked))
     in_doubt = sum(state == "PREPARED" for rows in books.transactions.values() for state, _ in rows.values())
-    return Report(checked, violations, in_doubt)
+    return Report(checked, violations + told, in_doubt, unchecked)
 
 
-Check = Callable[[Books], tuple[int, list[str]]]
+async def _posted(history: HistoryChecks) -> Counter[str]:
+    return Counter(history.picture.posted_at)
 
 
-def every_posting_balances(books: Books) -> tuple[int, list[str]]:
-    """Inside a bank the lines of one transaction sum to zero in every currency (double entry)."""
+async def _judge(
+    history: HistoryChecks, books: Books, posted_before: Counter[str], checked: dict[str, int]
+) -> tuple[list[str], list[str]]:
+    """What the history shows, and whether the ledgers hold what it says; runs on the lab's loop."""
+    violations = []
+    if not history.picture.continued:
+        count, found = _ledgers_agree(history, books, posted_before)
+        checked[AGREE] = count
+        violations += [f"{AGREE}: {line}" for line in found]
+    checked |= history.checked()
+    return violations + history.violations(), history.unchecked()
+
+
+def _ledgers_agree(
+    history: HistoryChecks, books: Books, posted_before: Counter[str]
+) -> tuple[int, list[str]]:
+    """What the history saw durable is in the ledgers, and nothing else is.
+
+    The books were read after `posted_before` was counted and before the history is asked again, so payments
+    that are under way disturb neither side.
+    """
     count, found = 0, []
-    for bank, lines in books.postings.items():
-        sums: Counter[tuple[str, str]] = Counter()
-        for _, txn, _, amount_minor, currency in lines:
-            sums[txn, currency] += amount_minor
-        count += len(sums)
-        found += [
-            f"{bank} {txn} is off by {total} {currency}" for (txn, currency), total in sums.items() if total
-        ]
-    return count, found
-
-
-def balances_are_sums(books: Books) -> tuple[int, list[str]]:
-    """A posted balance is the sum of its lines, and what is held is what prepared debits need."""
-    count, found = 0, []
-    for bank, accounts in books.accounts.items():
-        posted: Counter[str] = Counter()
-        for _, _, account, amount_minor, _ in books.postings[bank]:
-            posted[account] += amount_minor
-        held: Counter[str] = Counter()
-        for state, legs in books.transactions[bank].values():
-            if state == "PREPARED":
-                for account, amount_minor, _ in json.loads(legs):
-                    held[account] += max(0, -amount_minor)
-        count += len(accounts)
-        for account, (_, posted_minor, held_minor) in accounts.items():
-            if posted_minor != posted[account]:
-                found.append(f"{bank}/{account} says {posted_minor}, its lines say {posted[account]}")
-            if held_minor != held[account]:
-                found.append(f"{bank}/{account} holds {held_minor}, its prepared debits need {held[account]}")
-    return count, found
-
-
-def money_is_conserved(books: Books) -> tuple[int, list[str]]:
-    """Over all banks the clearing accounts sum to zero, but for what prepared twins have not posted yet."""
-    clearing: Counter[str] = Counter()
-    for lines in books.postings.values():
-        for _, _, account, amount_minor, currency in lines:
-            if account == "@clearing":
-                clearing[currency] += amount_minor
-    in_flight: Counter[str] = Counter()
-    for txn, states in _states_by_txn(books).items():
-        if "COMMITTED" in states.values() and "PREPARED" in states.values():
-            for bank in (bank for bank, state in states.items() if state == "COMMITTED"):
-                for _, of, account, amount_minor, currency in books.postings[bank]:
-                    if of == txn and account == "@clearing":
-                        in_flight[currency] += amount_minor
-    found = [
-        f"clearing accounts sum to {total} {currency}, {in_flight[currency]} of it in flight"
-        for currency, total in clearing.items()
-        if total != in_flight[currency]
-    ]
-    return len(clearing), found
-
-
-def both_legs_or_none(books: Books) -> tuple[int, list[str]]:
-    """Atomicity: no transaction is committed at one bank and aborted or unknown at another."""
-    states_by_txn = _states_by_txn(books)
-    found = []
-    for txn, states in states_by_txn.items():
-        payment = books.payments.get(txn.rpartition("/")[0])
-        if "COMMITTED" not in states.values():
-            continue
-        if payment is None:
-            found.append(f"{txn} is committed, but the gateway knows no such payment")
-            continue
-        banks = dict.fromkeys(account.partition("/")[0] for account in payment[2:4])
-        found += [
-            f"{txn} is committed, but {states.get(bank, 'unknown')} at {bank}"
-            for bank in banks
-            if states.get(bank) not in ("COMMITTED", "PREPARED")
-        ]
-    return len(states_by_txn), found
-
-
-def no_key_charged_twice(books: Books) -> tuple[int, list[str]]:
-    """At most one committed attempt for every (caller, key)."""
-    committed: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for txn, states in _states_by_txn(books).items():
-        payment = books.payments.get(txn.rpartition("/")[0])
-        if payment is not None and "COMMITTED" in states.values():
-            committed[payment[6], payment[7]].add(txn)
-    found = [
-        f"key {key!r} was charged {len(txns)} times" for (_, key), txns in committed.items() if len(txns) > 1
-    ]
-    return len(committed), found
-
-
-def no_overdraft(books: Books) -> tuple[int, list[str]]:
-    """No customer's account is below zero after any of its postings."""
-    count, found = 0, []
-    for bank, lines in books.postings.items():
-        balance: Counter[str] = Counter()
-        for posting, _, account, amount_minor, _ in lines:
-            if account.startswith("@"):
-                continue
-            count += 1
-            balance[account] += amount_minor
-            if balance[account] < 0:
-                found.append(f"{bank}/{account} is at {balance[account]} after posting {posting}")
-    return count, found
-
-
-def outcome_agrees_with_ledgers(books: Books) -> tuple[int, list[str]]:
-    """A payment that the gateway calls committed is in every ledger, any other terminal one in none."""
-    states_by_payment: defaultdict[str, set[str]] = defaultdict(set)
-    for txn, states in _states_by_txn(books).items():
-        states_by_payment[txn.rpartition("/")[0]] |= set(states.values())
-    found = []
-    for payment, row in books.payments.items():
-        at_banks = states_by_payment[payment]
-        if row[0] == "COMMITTED" and not at_banks & {"COMMITTED", "PREPARED"}:
-            found.append(f"{payment} is COMMITTED at the gateway and in no ledger")
-        if row[0] in ("DECLINED", "CANCELLED", "DEAD_LETTER", "QUEUED") and "COMMITTED" in at_banks:
-            found.append(f"{payment} is {row[0]} at the gateway, but a bank has posted it")
-    return len(books.payments), found
-
-
-def log_agrees(books: Books) -> tuple[int, list[str]]:
-    """The log never says what did not happen, and never says that two different ends happened."""
-    found = []
-    ends: defaultdict[str, set[str]] = defaultdict(set)
-    for payment, _, state in books.log:
-        if payment not in books.payments:
-            found.append(f"the log knows {payment}, the gateway does not")
-        elif state in ("COMMITTED", "DECLINED", "CANCELLED", "DEAD_LETTER"):
-            ends[payment].add(state)
-            if books.payments[payment][0] != state:
-                found.append(
-                    f"the log says {payment} is {state}, the gateway says {books.payments[payment][0]}"
-                )
-    found += [
-        f"the log says {payment} is {' and '.join(sorted(s))}" for payment, s in ends.items() if len(s) > 1
-    ]
-    return len(books.log), found
-
-
-CHECKS: dict[str, Check] = {
-    "every posting balances": every_posting_balances,
-    "balances are sums of postings": balances_are_sums,
-    "money is conserved": money_is_conserved,
-    "both legs or none": both_legs_or_none,
-    "no key charged twice": no_key_charged_twice,
-    "no overdraft": no_overdraft,
-    "outcomes agree with ledgers": outcome_agrees_with_ledgers,
-    "log agrees": log_agrees,
-}
-
-
-def _states_by_txn(books: Books) -> dict[str, dict[str, str]]:
-    states: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for bank, rows in books.transactions.items():
-        for txn, (state, _) in rows.items():
-            states[txn][bank] = state
-    return states
+        committed = [txn for txn, (state, _) in rows.items() if state == "COMMITTED"]
+        count += len(committed)
+        found += [
+            f"{bank} has committed {txn}, of which the history knows nothing"
+            for txn in committed
+            if history.picture.txn(txn).at.get(bank) != "COMMITTED"
+        ]
+        if len(committed) < posted_before[bank]:
+            found.append(f"{bank} has committed {len(committed)}, the history saw {posted_before[bank]}")
+    return count, found
 
 
 def balances(world: World, banks: Iterable[str]) -> dict[str, Money]:

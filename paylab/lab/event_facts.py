@@ -1,13 +1,13 @@
-"""What an event says, for machines: the facts that checks fold over, the same from both worlds and from a file.
+"""What an event says, for machines: the facts that checks fold over, from both worlds and from a file.
 
-A node writes the facts of its forced writes and changes of state into the event. What an RPC says stands in its
-message, and is read from there only when somebody asks. Every set of facts is a JSON object whose "at" tells
-what it is about:
+A node writes the facts of its forced writes and changes of state into the event. What an RPC says stands in
+its message, and is read from there only when somebody asks. Every set of facts is a JSON object whose "at"
+tells what it is about:
 
 | at | who | what it says |
 |---|---|---|
 | opened | a bank server | bank, accounts: [[account, amount_minor, currency], …] |
-| bank | a bank server | bank, txn, state, reason; legs once PREPARED, lines once posted, after: [[account, posted, held], …] |
+| bank | a bank server | bank, txn, state, reason; legs, lines, after: [[account, posted, held], …] |
 | refusal | a bank server | bank, txn, refusal: a decision that contradicts the bank's row |
 | decision | the coordinator | txn, banks: its commit record is durable |
 | coordinator | the coordinator | txn, outcome, reason, committed_attempt: its answer |
@@ -16,7 +16,7 @@ what it is about:
 | gateway | the gateway | payment, attempt, state, reason, caller, key, payer, payee, amount_minor, currency |
 | logger | the logger | events: the ids that it appended |
 | queue | the queue | queued: the payments that it took in |
-| receipt | whoever gives or gets one | payment, state, reason, key, payer, payee, amount_minor, currency, attempts |
+| receipt | who gives or gets one | what the gateway says, without caller and attempt; attempts |
 | quiet | the lab | it waited until nothing was in doubt, open or unsent |
 """
 

@@ -1,17 +1,17 @@
 """Exercises: what a reader writes, by which checks it is judged, and what the judge may say about it.
 
-An exercise lives in a module `exercises_NN.py` of its chapter. Its checks are made of cases; a case is judged by
-calling what the reader wrote, alone (a unit fact) or inside a simulated network (a drill).
+An exercise lives in the module `exercises_NN.py` of its chapter. Its checks are made of cases; a case is
+judged by calling what the reader wrote, alone (a unit fact) or inside a simulated network (a drill).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from importlib import import_module
 from typing import Any
 
 from paylab.errors import LabError
-from paylab.lab.timeline import Timeline
+from paylab.lab.drills import Drill
 
 # A case is a number (a seed, or which fact); it must fit into JSON.
 Case = int
@@ -26,12 +26,11 @@ SEEDS = (1, 2, 3)
 class Finding:
     """One judged case: what was asked, what came back, what happened then, and whether that is right."""
 
-    passed: bool
     case: str
     returned: str
     so: str
-    timeline: Timeline | None = None
-    story: str = ""
+    passed: bool = field(default=False, kw_only=True)
+    drill: Drill | None = None
 
 
 # What a check calls: the reader's function, or whatever else was handed in.
@@ -49,6 +48,8 @@ class Check:
     run: Callable[[Solution, Case], Finding]
     # What a case is called in a report: "seed", or "fact".
     unit: str = "seed"
+    # The solution is asked once, without arguments, before anything runs: so it alone is asked a second time.
+    asked_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The history of a lab: every event of every node, in the order in which they happened."""
 
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,13 +23,14 @@ class History:
     """Keeps a bounded tail in memory, counts everything, and streams the whole to a file on request."""
 
     def __init__(self, *, tail: int | None = TAIL_EVENTS, **about: Any) -> None:
-        """Empty. `about` says where it comes from: world, seed, banks, and whether books were there before."""
+        """Empty. `about` says where it comes from: world, seed, banks, whether books were there before."""
         self.about = about
         self.events: deque[Event] = deque(maxlen=tail)
         # Calls by (from, to), housekeeping left out.
         self.calls: Counter[tuple[str, str]] = Counter()
         self.total = 0
         self._listeners: list[Callable[[Event], None]] = []
+        self._counting = threading.Lock()
         self._writer: HistoryWriter | None = None
         # How many events the file has, counted as `total` counts.
         self._written = 0
@@ -56,8 +58,9 @@ class History:
 
     def add(self, event: Event) -> None:
         """Take one event in; the nodes call this."""
-        self.total += 1
-        self.events.append(event)
+        with self._counting:
+            self.total += 1
+            self.events.append(event)
         if event.kind is Kind.SENT and event.method not in HOUSEKEEPING:
             self.calls[event.node, event.peer] += 1
         for listener in self._listeners:
@@ -75,15 +78,19 @@ class History:
         The writer's `close()` returns the SHA-256 of the file; without a `path` there is only that.
         """
         self.close()
-        missing = self.total - len(self.events)
-        self._written = missing
-        self._writer = HistoryWriter(path, self.about | {"missing": missing})
-        return self._writer
+        with self._counting:
+            kept, total = list(self.events), self.total
+        writer = HistoryWriter(path, self.about | {"missing": total - len(kept)})
+        for event in kept:
+            writer.write(as_dict(event))
+        # What has happened meanwhile is written with the next event.
+        self._written, self._writer = total, writer
+        return writer
 
     def _write(self, writer: HistoryWriter) -> None:
         outstanding, self._written = self.total - self._written, self.total
-        kept = self.events if outstanding == len(self.events) else list(self.events)[-outstanding:]
-        for event in [self.events[-1]] if outstanding == 1 else kept:
+        latest = [self.events[-1]] if outstanding == 1 else list(self.events)[-outstanding:]
+        for event in latest:
             writer.write(as_dict(event))
 
     def to_shiviz(self, path: str | Path) -> None:

@@ -1,9 +1,9 @@
 """A history as a file: JSON lines that show where they were cut or edited.
 
-The first line is a header (format, version, world, seed, …), the last one tells how many events there are. Every
-line ends with "chain", the beginning of a SHA-256 over the line and the chain before it, so a line that
-was changed, moved or removed does not fit the one before. Nothing in the file depends on the wall clock of
-whoever writes it or on the order of a set: the same simulated run gives the same bytes.
+The first line is a header (format, version, world, seed, …), the last one tells how many events there are.
+Every line ends with "chain", the beginning of a SHA-256 over the line and the chain before it, so a line
+that was changed, moved or removed does not fit the one before. Nothing in the file depends on the wall clock
+of whoever writes it or on the order of a set: the same simulated run gives the same bytes.
 """
 
 import hashlib
@@ -56,7 +56,9 @@ class HistoryWriter:
         self.events = 0
         self._digest = hashlib.sha256()
         self._chain = Chain()
-        self._file: TextIO | None = Path(path).open("w", encoding="utf-8", newline="\n") if path else None
+        self._file: TextIO | None = None
+        if path is not None:
+            self._file = Path(path).open("w", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed by close()
         self._closed = False
         self._put({"format": FORMAT, "version": VERSION, **header})
 
@@ -98,12 +100,10 @@ class HistoryReader:
 
     def __iter__(self) -> Iterator[Event]:
         """The events, in order; each line is verified before its event is given out."""
-        count = 0
-        for entry in self._entries:
+        for count, entry in enumerate(self._entries):
             if "end" in entry:
                 self._check_end(entry, count)
                 return
-            count += 1
             try:
                 event = _event(entry)
             except (KeyError, TypeError, ValueError) as error:
@@ -140,7 +140,9 @@ class HistoryReader:
             raise bad_history(self.path, self._line, "this is no line of a history")
         if self._chain.after(body + "}") != shown.removesuffix('"}'):
             raise bad_history(
-                self.path, self._line, "does not follow from the lines before it: it was edited, or lines are missing"
+                self.path,
+                self._line,
+                "does not follow from the lines before it: it was edited, or lines are missing",
             )
         del entry["chain"]
         return entry
@@ -174,4 +176,3 @@ def seal(entries: Iterable[Mapping[str, Any]]) -> str:
     """The text of a file with these lines, header and end among them, each with a chain that fits."""
     chain = Chain()
     return "".join(chain.line(entry) for entry in entries)
-

@@ -1,7 +1,7 @@
-"""The process in which solutions are judged: a fresh interpreter that is kept warm, and its end of the pipe.
+"""The process in which solutions are judged: a fresh interpreter that is kept warm, and the pipe to it.
 
-`python -m paylab.lab.judge_process` is the far end. A solution may loop for ever, crash or leave the process in
-any state; the near end then kills the process and starts another. It is a precaution, no sandbox.
+`python -m paylab.lab.judge_process` is the far end. A solution may loop for ever, crash or leave the process
+in any state; the near end then kills the process and starts another. It is a precaution, no sandbox.
 """
 
 import atexit
@@ -13,9 +13,12 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
 
 import cloudpickle
 
@@ -55,19 +58,21 @@ class Stuck:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Everything was judged, or why it was not: UNTOUCHED, or what went wrong when the solution was unpacked."""
+    """Everything was judged, or nothing: the starter is untouched, or the solution could not be unpacked."""
 
     untouched: bool = False
     unreadable: str = ""
+    # Processor time that judging took.
+    busy_s: float = 0.0
 
 
-def _write(pipe: BinaryIO, message: Any) -> None:
+def _write(pipe: IO[bytes], message: Any) -> None:
     data = pickle.dumps(message)
     pipe.write(_LENGTH.pack(len(data)) + data)
     pipe.flush()
 
 
-def _read(pipe: BinaryIO) -> Any:
+def _read(pipe: IO[bytes]) -> Any:
     """The next message. Raises EOFError at the end."""
     head = pipe.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
@@ -80,7 +85,7 @@ class JudgeProcess:
 
     def __init__(self) -> None:
         """Start it; that takes about as long as importing paylab."""
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "paylab.lab.judge_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -202,7 +207,7 @@ def main() -> None:
     pipe = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
     inbox = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     far = _FarEnd(pipe)
@@ -212,7 +217,7 @@ def main() -> None:
 
 
 class _FarEnd:
-    def __init__(self, pipe: BinaryIO) -> None:
+    def __init__(self, pipe: IO[bytes]) -> None:
         from paylab.lab import exercises, exercises_08, judging  # noqa: F401, PLC0415 - the near end needs none
 
         self._pipe = pipe
@@ -222,6 +227,7 @@ class _FarEnd:
         self._watchdog = judging.Watchdog(self._stuck)
 
     def judge(self, request: Request) -> None:
+        began_s = time.process_time()
         sys.path[:] = dict.fromkeys([*sys.path, *request.path])
         try:
             mine = pickle.loads(request.solution)  # noqa: S301 - a solution is code, and running it is the point
@@ -242,7 +248,7 @@ class _FarEnd:
         except self._judging.Untouched:
             self._say(Done(untouched=True))
             return
-        self._say(Done())
+        self._say(Done(busy_s=time.process_time() - began_s))
 
     def _now_at(self, check: str, case: int) -> None:
         self._at = At(check, case)
@@ -271,7 +277,5 @@ def as_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    # This module must be found under its own name, too: what travels names its classes there.
-    from paylab.lab import judge_process
-
-    judge_process.main()
+    # What travels names its classes by the module's own name, which here is another.
+    import_module("paylab.lab.judge_process").main()

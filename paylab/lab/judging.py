@@ -1,21 +1,24 @@
-"""Judges one solution, in whichever process this runs: calls it, notes each call, and says what came of it."""
+"""Judges one solution, in whichever process this runs: calls it, notes each call, says what came of it."""
 
 import json
-import sys
+import re
 import threading
 import time
 import traceback
-import types
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from paylab.lab.exercises import Case, Check, Exercise, Finding
+from paylab.lab.tampering import changed, fingerprint
 
 # A call of a solution that takes longer is stopped.
 CALL_MAX_S = 2.0
 SHOWN_CHARS = 160
 SHOWN_CALLS = 4
+LONG_ID = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{10,}\b")
 UNIT_FACTS = "fact"
 
 # Conditions weigh nothing, but nothing counts that was reached by breaking one.
@@ -31,13 +34,17 @@ class Result:
 
     name: str
     weight: int
-    passed: bool
-    # What was judged: "3 facts", "seeds 1, 2, 3"; how many of the cases were.
+    # What was judged: "3 facts", "seeds 1, 2, 3".
     covered: str
     finding: Finding | None = None
     # What a postcard carries: the case and the answers that were given in it.
     case: Case = 0
     answers: tuple[Any, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is nothing to complain of."""
+        return self.finding is None or self.finding.passed
 
 
 class Untouched(Exception):
@@ -62,12 +69,15 @@ class Recorded:
         self._name = getattr(mine, "__name__", "yours")
         self.answers: list[Any] = []
         self.error: BaseException | None = None
+        # What was asked last before anything went wrong.
+        self.last = ""
         self._told: dict[str, str] = {}
 
     def __call__(self, *arguments: Any) -> Any:
         """Call it."""
         call = f"{self._name}({', '.join(short(argument) for argument in arguments)})"
         self._begin(call)
+        self.last = self.last if self.error else call
         try:
             answer = self._mine(*arguments) if callable(self._mine) else self._mine
             self.answers.append(json.loads(json.dumps(self._exercise.encode(arguments, answer))))
@@ -107,13 +117,14 @@ class Answers:
         """Give the next answer, and the last one for ever."""
         saved = self._answers.pop(0) if len(self._answers) > 1 else next(iter(self._answers), None)
         if isinstance(saved, dict):
-            raise RuntimeError(f"{saved.get('raised')}: {saved.get('text')}")
+            raise RuntimeError(f"{saved.get('raised')}: {saved.get('text')}")  # noqa: TRY004 - as it was raised there
         return self._exercise.decode(arguments, saved)
 
 
 def short(value: Any) -> str:
-    """The value's text, cut to what a line holds."""
-    text = repr(value)
+    """The value's text, cut to what a line holds; of a long id its beginning."""
+    text = f"{type(value).__name__}.{value.name}" if isinstance(value, Enum) else repr(value)
+    text = LONG_ID.sub(r"\1…", text)
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
 
@@ -126,12 +137,12 @@ def run_case(check: Check, case: Case, recorded: Recorded) -> Finding:
         failed = f"{type(error).__name__}: {error}"
     if isinstance(recorded.error, Untouched):
         raise recorded.error
-    where = finding.case if finding else f"{check.unit} {case}"
-    picture = (finding.timeline, finding.story) if finding else (None, "")
+    where = finding.case if finding else recorded.last or f"{check.unit} {case}"
+    found = finding.drill if finding else None
     if recorded.error is not None:
-        return Finding(False, where, recorded.told(), _raised(recorded.error), *picture)
+        return Finding(where, recorded.told(), _raised(recorded.error), found)
     if finding is None:
-        return Finding(False, where, recorded.told(), f"that stopped the network: {failed}")
+        return Finding(where, recorded.told(), f"that stopped the network: {failed}")
     return finding
 
 
@@ -179,12 +190,13 @@ class Judge:
         everything = len(passed) == len(self._exercise.checks)
         # Of a solution that is wrong anyway only what costs nothing is run a second time.
         for check in passed:
-            if everything or check.unit == UNIT_FACTS:
-                self._again(check)
-        yield Result(REPEATS, 0, self._unsteady is None, "each case twice", self._unsteady)
+            for case in check.cases(self._seeds):
+                if self._unsteady is None and (everything or check.unit == UNIT_FACTS):
+                    self._once_more(check, case)
+        yield Result(REPEATS, 0, "each case twice", self._unsteady)
         touched = changed(before, fingerprint())
-        finding = Finding(False, "paylab before and after", "", f"changed {touched}") if touched else None
-        yield Result(HANDS_OFF, 0, not touched, "every module", finding)
+        finding = Finding("paylab before and after", "", f"changed {touched}") if touched else None
+        yield Result(HANDS_OFF, 0, "every module", finding)
 
     def _result(self, check: Check) -> Result:
         cases = check.cases(self._seeds)
@@ -193,37 +205,40 @@ class Judge:
             finding, answers = self._run(check, case)
             count += 1
             if not finding.passed:
-                self._compare(check, case)
+                self._once_more(check, case)
                 break
-        passed = finding is not None and finding.passed
-        return Result(check.name, check.weight, passed, _covered(check, cases[:count]), finding, case, answers)
+        return Result(check.name, check.weight, _covered(check, cases[:count]), finding, case, answers)
 
     def _run(self, check: Check, case: Case) -> tuple[Finding, tuple[Any, ...]]:
         self._at(check.name, case)
         recorded = Recorded(self._exercise, self._mine, begin=self._begin, end=self._end)
         finding = run_case(check, case, recorded)
-        trace = json.dumps([finding.passed, finding.so, recorded.answers])
-        first = self._traces.setdefault((check.name, case), trace)
+        outcome = [] if check.asked_once else [finding.passed, finding.so]
+        self._compare((check.name, case), finding.case, recorded.answers, outcome)
+        return finding, tuple(recorded.answers)
+
+    def _compare(self, place: tuple[str, Case], case: str, answers: list[Any], outcome: list[Any]) -> None:
+        trace = json.dumps([answers, outcome])
+        first = self._traces.setdefault(place, trace)
         if trace != first and self._unsteady is None:
             self._unsteady = Finding(
-                False,
-                finding.case,
+                case,
                 f"{_answers(first)} first, {_answers(trace)} when asked again",
                 "the same question got two answers: it uses time, random or global state: take `rng`",
             )
-        return finding, tuple(recorded.answers)
 
-    def _compare(self, check: Check, case: Case) -> None:
-        self._run(check, case)
-
-    def _again(self, check: Check) -> None:
-        for case in check.cases(self._seeds):
-            if self._unsteady is None:
-                self._run(check, case)
+    def _once_more(self, check: Check, case: Case) -> None:
+        if not check.asked_once:
+            self._run(check, case)
+            return
+        recorded = Recorded(self._exercise, self._mine, begin=self._begin, end=self._end)
+        with suppress(Exception):  # it is among the answers
+            recorded()
+        self._compare((check.name, case), f"{check.unit} {case}", recorded.answers, [])
 
 
 def _answers(trace: str) -> str:
-    answers: list[Any] = json.loads(trace)[2]
+    answers: list[Any] = json.loads(trace)[0]
     return short(answers[0] if len(answers) == 1 else answers)
 
 
@@ -238,44 +253,6 @@ def spans(numbers: Sequence[int]) -> str:
     if len(numbers) > 3 and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):  # noqa: PLR2004
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers))
-
-
-# Whether paylab is still what it was -----------------------------------------------------------
-
-Fingerprint = dict[tuple[str, str], tuple[int, ...]]
-
-
-def fingerprint() -> Fingerprint:
-    """What every module of paylab holds: functions by their code, classes and tables by what is in them."""
-    found: Fingerprint = {}
-    for module_name, module in list(sys.modules.items()):
-        if module_name.partition(".")[0] == "paylab" and isinstance(module, types.ModuleType):
-            for name, value in list(vars(module).items()):
-                # What begins with an underscore and a capital, such as a table of open labs, changes by itself.
-                if not name.startswith("_"):
-                    found[module_name, name] = _identity(value)
-    return found
-
-
-def _identity(value: Any) -> tuple[int, ...]:
-    if isinstance(value, types.FunctionType):
-        return (id(value), id(value.__code__), id(value.__defaults__), id(value.__kwdefaults__))
-    if isinstance(value, type) and value.__module__.startswith("paylab"):
-        own = [_identity(each) for name, each in sorted(vars(value).items()) if not name.startswith("_abc")]
-        return (id(value), *(number for numbers in own for number in numbers))
-    if isinstance(value, dict):
-        return (id(value), *(id(each) for pair in value.items() for each in pair))
-    if isinstance(value, list):
-        return (id(value), *map(id, value))
-    return (id(value),)
-
-
-def changed(before: Fingerprint, after: Fingerprint) -> str:
-    """The first name that does not mean what it meant; empty when all do."""
-    for place, identity in before.items():
-        if after.get(place) != identity:
-            return ".".join(place)
-    return ""
 
 
 class Watchdog:

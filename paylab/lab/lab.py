@@ -19,6 +19,7 @@ from paylab.lab.choices import Choices
 from paylab.lab.clients import LabClient
 from paylab.lab.durations import seconds
 from paylab.lab.history import History
+from paylab.lab.history_checks import HistoryChecks
 from paylab.lab.loop import LabFuture
 from paylab.lab.network import Network
 from paylab.lab.real_world import RealWorld, World
@@ -78,7 +79,14 @@ class Lab:
         if name in _OPEN:
             _OPEN[name].close()
         self.name = name
-        self.history = History()
+        self.history = History(
+            world=world,
+            seed=None if world == "real" else choices.seed if choices is not None else seed,
+            banks=list(banks),
+            continued=data_dir is not None and any(Path(data_dir).glob("bank-*.sqlite")),
+        )
+        self._checks = HistoryChecks(continued=self.history.about["continued"])
+        self.history.listen(self._checks.see)
         self._arguments: dict[str, Any] = {
             "banks": tuple(banks),
             "bank_servers": bank_servers,
@@ -231,7 +239,7 @@ class Lab:
 
     def check(self) -> checks.Report:
         """Check the invariants, now. The report says what was checked, how much, and what was found."""
-        return checks.check(self._world, self.banks)
+        return checks.check(self._world, self.banks, self._checks)
 
     def settle(self, *, timeout_s: float = 15.0) -> bool:
         """Wait until nothing is in doubt and every outbox is empty; whether that came true in time."""
@@ -241,10 +249,17 @@ class Lab:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + timeout_s
         while True:
+            facts = self._checks.picture.facts
             unsettled = await asyncio.to_thread(checks.unsettled, self._world, self.banks)
-            if not unsettled or loop.time() >= until_s:
+            # What was written a moment ago is told a moment later.
+            await asyncio.sleep(0.01)
+            late = loop.time() >= until_s
+            if not unsettled and self._checks.picture.facts == facts:
+                self._network.say_quiet()
+                return True
+            if late:
                 return not unsettled
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.04)
 
     def graph(self) -> "nx.DiGraph[str]":
         """The network as a graph: nodes with `role`, `layer`, `up`; an edge per pair with `calls`."""

@@ -14,6 +14,8 @@ from paylab.lab.faulty_world import CommitPoint
 SPAN_S = 8.0
 # A node that a fault stopped comes back after so long; the longest is past the vote deadline of 4 s.
 DOWN_S = (0.2, 6.0)
+# A whole bank is away for longer than a client's call lasts, so that its payments are queued.
+OUTAGE_S = (3.0, 12.0)
 NTH_COMMIT_MAX = 6
 SERVING = ("coordinator", "gateway", "queue", "logger", "bank-lb", "auth-lb")
 # Nodes that write: they can die at a commit.
@@ -46,6 +48,7 @@ HEAVY = {
     "delay": 1.0,
     "slow": 1.0,
     "skew": 1.0,
+    "outage": 1.5,
 }
 INTENSITIES = {"none": Intensity(0, {}), "light": Intensity(3, LIGHT), "heavy": Intensity(10, HEAVY)}
 
@@ -82,7 +85,8 @@ class _Draw:
         self, rng: random.Random, banks: Sequence[str], bank_servers: int, clients: Sequence[str]
     ) -> None:
         self.rng = rng
-        servers = [f"{bank}-{n}" for bank in banks for n in range(1, bank_servers + 1)]
+        self._banks = [[f"{bank}-{n}" for n in range(1, bank_servers + 1)] for bank in banks]
+        servers = [server for bank in self._banks for server in bank]
         # Coordinator, gateway and banks are where the protocol is, so they are hit more often.
         self._nodes = [*SERVING, "auth-1", "coordinator", "coordinator", "gateway", *servers, *servers]
         self._writing = [*WRITING, "coordinator", "coordinator", "gateway", *servers]
@@ -95,6 +99,10 @@ class _Draw:
 
     def incident(self, kind: str, at_s: float) -> list[Timed]:
         """A fault of this kind at that moment, and its end."""
+        if kind == "outage":
+            servers, end_s = self.rng.choice(self._banks), round(at_s + self.rng.uniform(*OUTAGE_S), 3)
+            down = [at(at_s, faults.crash(server)) for server in servers]
+            return down + [at(end_s, faults.restart(server)) for server in servers]
         make: Callable[[], tuple[Fault, Fault]] = getattr(self, f"_{kind}")
         begin, end = make()
         return [at(at_s, begin), at(round(at_s + self.rng.uniform(*DOWN_S), 3), end)]

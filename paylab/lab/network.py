@@ -166,6 +166,10 @@ class Network:
         else:
             getattr(world, kind)(*arguments)
 
+    def say_quiet(self) -> None:
+        """Record that nothing is in doubt, open or unsent."""
+        self._operator.recorder.record(Kind.STATE, detail="quiet", facts={"at": "quiet"})
+
     def _running(self, node: str) -> Running:
         if node not in self.nodes:
             raise LabError("NO_SUCH_NODE", f"there is no node {node!r}; there are {', '.join(self.nodes)}")

@@ -1,4 +1,4 @@
-"""What the clients of a campaign ask for: few accounts, hot ones among them, and people who repeat themselves."""
+"""What the clients of a campaign ask for: few accounts, hot ones among them, and impatient people."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,8 +81,6 @@ def draw(seed: int, *, payments: int) -> list[Order]:
             continue
         for patience_s in (rng.uniform(0.3, 3.0), rng.uniform(0.3, 3.0), PATIENCE_S):
             amount_minor = order.amount_minor + (100 if rng.random() < MISUSE_SHARE else 0)
-            found.append(
-                Order(at_s, payer, payee, amount_minor, order.key, round(patience_s, 3))
-            )
+            found.append(Order(at_s, payer, payee, amount_minor, order.key, round(patience_s, 3)))
             at_s = round(at_s + rng.uniform(0.05, 4.0), 3)
     return sorted(found, key=lambda order: order.at_s)

@@ -1,4 +1,4 @@
-"""Bugs to find: networks in which one decision is taken wrongly, by name, for chapters, exercises and campaigns.
+"""Bugs to find, by name: networks in which one decision is taken wrongly.
 
     Lab(world="simulated", seed=7, replace=planted("decision-before-force"))
 

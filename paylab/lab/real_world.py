@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from paylab.core.authorization import Identity
 from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture, LoopThread
 from paylab.lab.pki import Authority
+from paylab.lab.real_faults import FaultyHost, Links, RealFaults
 from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.events import Event
 from paylab.nodes.host import AddressBook, GrpcHost, Host
@@ -59,8 +60,8 @@ class World(Protocol):
         """Stop the loop and close the databases."""
 
 
-class RealWorld:
-    """Real servers, real time, real files."""
+class RealWorld(RealFaults):
+    """Real servers, real time, real files, and faults on request. Implements `World` and `FaultyWorld`."""
 
     badge = "real"
     password_cost = PasswordCost()
@@ -74,19 +75,26 @@ class RealWorld:
         self._addresses = AddressBook()
         self._databases = Databases(self.folder)
         self._sink = sink
+        self._links = Links()
+        # The living host of each node.
+        self._hosts: dict[str, FaultyHost] = {}
+        RealFaults.__init__(self, self._links, self._hosts)
         self._loop = LoopThread(name)
         self.call = self._loop.call
         self.submit = self._loop.submit
 
     def host(self, identity: Identity) -> GrpcHost:
         """A host with a new certificate."""
-        return GrpcHost(
+        host = FaultyHost(
             identity,
+            links=self._links,
             credentials=self._authority.issue(identity),
             addresses=self._addresses,
             databases=self._databases,
             sink=self._sink,
         )
+        self._hosts[identity.node] = host
+        return host
 
     def address(self, node: str) -> str:
         """Where a node listens."""

@@ -96,7 +96,10 @@ class BankServer(Node, pb_grpc.BankServicer):
         for ack in acks:
             if not ack.ok:
                 self.host.recorder.record(
-                    Kind.STATE, payments=(ack.txn.payment,), detail=f"refused a decision: {ack.refusal}"
+                    Kind.STATE,
+                    payments=(ack.txn.payment,),
+                    detail=f"refused a decision: {ack.refusal}",
+                    facts={"at": "refusal", "bank": self.bank, "txn": str(ack.txn), "refusal": ack.refusal},
                 )
         return acks
 

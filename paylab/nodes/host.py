@@ -197,12 +197,16 @@ class GrpcHost:
         )
         options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", target))
         channel = grpc.aio.secure_channel(
-            address, credentials, options, interceptors=client_interceptors(self, target)
+            address, credentials, options, interceptors=self.interceptors(target)
         )
         self._channels[target] = (address, channel)
         if known is not None:
             self.spawn(known[1].close(grace=1.0), daemon=True)
         return channel
+
+    def interceptors(self, target: str) -> list[grpc.aio.ClientInterceptor]:
+        """What stands around every call to `target`, the wire last."""
+        return client_interceptors(self, target)
 
     def working(self) -> bool:
         """Whether work of the node's own, other than daemons, is under way."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # the host makes its interceptors, so at run time the import 
     from paylab.nodes.token_verifier import TokenVerifier
 
 LAMPORT_KEY = "paylab-lamport"
+# A clock of more digits than 64 bits have is none.
+CLOCK_DIGITS_MAX = 18
 CALL_KEY = "paylab-call"
 # Names the bank whose servers a call is for.
 BANK_KEY = "paylab-bank"
@@ -58,6 +60,11 @@ def peer_identity(context: Context) -> Identity | None:
 def metadata_of(context: Context) -> dict[str, str]:
     """The call's metadata; of a repeated key the last value."""
     return {key: str(value) for key, value in context.invocation_metadata() or ()}
+
+
+def _clock(text: str | bytes) -> int:
+    """A Lamport clock as somebody else wrote it; what is none counts as 0."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= CLOCK_DIGITS_MAX else 0
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor):
@@ -135,7 +142,7 @@ class CallInterceptor(AroundInterceptor):
         call = metadata.get(CALL_KEY, "")
         CURRENT_CALL.set(call)
         PEER.set(identity)
-        recorder.observe(int(metadata.get(LAMPORT_KEY, "0") or 0))
+        recorder.observe(_clock(metadata.get(LAMPORT_KEY, "")))
         about: dict[str, Any] = {
             "peer": identity.node if identity else "",
             "method": method,
@@ -243,9 +250,9 @@ class UnaryCallRecorder(_Recorder, grpc.aio.UnaryUnaryClientInterceptor):
     ) -> Any:
         """Send it; the caller gets the call itself, with its metadata and status."""
         details, about = self._departure(client_call_details, request)
-        call = await continuation(details, request)
         recorder, payments = self._host.recorder, wire.payments_of(request)
         try:
+            call = await continuation(details, request)
             response = await call
         except grpc.aio.AioRpcError as error:
             self._observe(error.trailing_metadata())
@@ -264,7 +271,7 @@ class UnaryCallRecorder(_Recorder, grpc.aio.UnaryUnaryClientInterceptor):
     def _observe(self, metadata: Any) -> None:
         for key, value in metadata or ():
             if key == LAMPORT_KEY:
-                self._host.recorder.observe(int(value))
+                self._host.recorder.observe(_clock(value))
 
 
 class StreamCallRecorder(_Recorder, grpc.aio.UnaryStreamClientInterceptor):

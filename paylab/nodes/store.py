@@ -64,6 +64,7 @@ class Database:
         self.engine = engine
         self._waiting: list[tuple[Store, Transaction, Told, asyncio.Future[Any]]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._under_way: asyncio.Future[None] | None = None
 
     def enqueue(self, store: "Store", transaction: Transaction, told: Told = None) -> asyncio.Future[Any]:
         """Put a transaction into the next batch; `told` hears what it returned once that is durable."""
@@ -74,17 +75,23 @@ class Database:
             self._writer = loop.create_task(self._write(store.run_blocking))
         return future
 
-    async def idle(self) -> None:
-        """Return once nothing is being written."""
-        while self._writer is not None:
-            await asyncio.wait([self._writer])
+    async def written(self) -> None:
+        """Return once the batch that is being written at this moment is written."""
+        if self._under_way is not None:
+            await asyncio.shield(self._under_way)
 
     async def _write(self, run_blocking: RunBlocking) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
-            batch = [item for item in batch if not item[0].fenced]
+            taken, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+            batch = [item for item in taken if not item[0].fenced]
+            for store, _, _, future in taken:
+                if store.fenced:
+                    future.cancel()
             transactions = [transaction for _, transaction, _, _ in batch]
+            self._under_way = asyncio.get_running_loop().create_future()
             results = await run_blocking(lambda: self._commit(transactions))  # noqa: B023 - awaited at once
+            self._under_way.set_result(None)
+            self._under_way = None
             for (store, _, told, future), (value, error) in zip(batch, results, strict=True):
                 if told is not None and error is None:
                     told(value)
@@ -154,8 +161,8 @@ class Store:
         self.fenced = True
 
     async def drain(self) -> None:
-        """Return once no batch that began before the fence is under way."""
-        await self._database.idle()
+        """Return once no batch that began before the fence is under way; a twin's later ones do not matter."""
+        await self._database.written()
 
 
 class Databases:

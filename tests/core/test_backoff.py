@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paylab.core.backoff import exponential, full_jitter
+from paylab.core.backoff import decorrelated_jitter, equal_jitter, exponential, full_jitter
 
 ATTEMPTS = st.integers(1, 10_000)
 SECONDS = st.floats(0.001, 1_000)
@@ -46,3 +46,20 @@ def test_chance_is_an_argument() -> None:
     """The same randomness gives the same delay."""
     drawn = [full_jitter(2, base_s=1, cap_s=9, rng=random.Random(1)) for _ in range(2)]
     assert drawn[0] == drawn[1]
+
+
+@given(ATTEMPTS, SECONDS, SECONDS, st.integers())
+def test_equal_jitter_waits_at_least_half(attempt: int, base_s: float, cap_s: float, seed: int) -> None:
+    """Between half of the exponential delay and all of it."""
+    whole_s = exponential(attempt, base_s=base_s, cap_s=cap_s)
+    delay_s = equal_jitter(attempt, base_s=base_s, cap_s=cap_s, rng=random.Random(seed))
+    assert whole_s / 2 <= delay_s <= whole_s
+
+
+@given(SECONDS, SECONDS, SECONDS, st.integers())
+def test_decorrelated_jitter_grows_from_the_previous_delay(
+    previous_s: float, base_s: float, cap_s: float, seed: int
+) -> None:
+    """From the base to three times the previous delay, and never above the cap."""
+    delay_s = decorrelated_jitter(previous_s, base_s=base_s, cap_s=cap_s, rng=random.Random(seed))
+    assert min(base_s, cap_s) <= delay_s <= min(cap_s, max(base_s, 3 * previous_s))

@@ -1,0 +1,266 @@
+"""The stock of chapter 08: right solutions of every exercise pass, wrong ones fail for the named check."""
+
+import itertools
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pytest
+
+import paylab
+from paylab.core.messages import Outcome
+from paylab.lab import exercises_08
+from paylab.lab.faults import Timed, at, crash, crash_at_commit, delay, partition, restart
+from paylab.lab.judging import HANDS_OFF, REPEATS
+
+RIGHT_WITHIN_S = 5.0
+FIRST_FAILURE_WITHIN_S = 2.0
+
+# What a solution that keeps state between trials would use.
+CALLS = itertools.count()
+SEEN: set[str] = set()
+
+
+# 08/make-it-forget, 08/lose-the-ack ---------------------------------------------------------------
+
+
+def dies_when_it_has_decided() -> list[Timed]:
+    return [at(0, crash_at_commit("coordinator", "after"))]
+
+
+def a_slow_bank_and_a_crash() -> tuple[Timed, ...]:
+    slow, dead = delay("bank-lb", "boreal-1", 0.5), crash("coordinator")
+    return at(0, slow), at(1.2, dead), at(5, restart("coordinator"))
+
+
+def dies_before_it_has_decided() -> list[Timed]:
+    """The misconception: a decision exists as soon as the votes are in."""
+    return [at(0, crash_at_commit("coordinator", "before"))]
+
+
+def any_crash_will_do() -> list[Timed]:
+    """The misconception: whoever crashes, something is forgotten."""
+    return [at(0.01, crash("gateway"))]
+
+
+def dies_when_nothing_is_open() -> list[Timed]:
+    """Wrong only under faults: the right crash, when nothing depends on it."""
+    return [at(0.5, crash("coordinator"))]
+
+
+def everything_at_once() -> list[Timed]:
+    """Gamed: break whatever can be broken."""
+    return [at(n / 10, crash(node)) for n, node in enumerate(exercises_08.NODES)]
+
+
+def another_schedule_every_time() -> list[Timed]:
+    """Gamed: state across trials."""
+    return [at(0, crash_at_commit("coordinator", "after")), at(9 + next(CALLS) / 100, crash("queue"))]
+
+
+def bank_then_coordinator() -> list[Timed]:
+    return [at(0, crash_at_commit("boreal-1", "before", 2)), at(1, crash("coordinator"))]
+
+
+def bank_after_its_promise() -> list[Timed]:
+    schedule = [at(0, crash_at_commit("boreal-1", "after", 1))]
+    schedule += [at(2, crash("coordinator")), at(4, restart("coordinator"))]
+    return schedule
+
+
+def only_the_coordinator() -> list[Timed]:
+    """The misconception: one crash shows every bug of the coordinator."""
+    return [at(0, crash_at_commit("coordinator", "after"))]
+
+
+def only_the_bank() -> list[Timed]:
+    """The misconception: what a bank has not heard is lost by itself."""
+    return [at(0, crash_at_commit("boreal-1", "before", 2))]
+
+
+def cut_off_too_early() -> list[Timed]:
+    """Wrong only under faults: without its vote there is no decision to lose."""
+    return [at(0, partition("bank-lb", "boreal-1")), at(1, crash("coordinator"))]
+
+
+def plants_the_bug_everywhere() -> list[Timed]:
+    """Gamed: the exercise's own network is changed."""
+    from paylab.lab import drills  # noqa: PLC0415 - it runs in the judge's process
+
+    drills.SETTLE_S = 0.0
+    return [at(0, crash("coordinator"))]
+
+
+# 08/in-doubt --------------------------------------------------------------------------------------
+
+
+def by_match(outcome: Outcome | None) -> bool | None:
+    match outcome:
+        case Outcome.COMMITTED:
+            return True
+        case Outcome.ABORTED:
+            return False
+    return None
+
+
+def by_table(outcome: Outcome | None) -> bool | None:
+    meaning: dict[Outcome | None, bool] = {Outcome.COMMITTED: True, Outcome.ABORTED: False}
+    return meaning.get(outcome)
+
+
+def undecided_means_no(outcome: Outcome | None) -> bool | None:
+    """The misconception: what is not decided is as good as aborted."""
+    return None if outcome is None else outcome is Outcome.COMMITTED
+
+
+def any_answer_means_yes(outcome: Outcome | None) -> bool | None:
+    """The misconception: a coordinator that answers has committed."""
+    return True if outcome else None
+
+
+def silence_means_no(outcome: Outcome | None) -> bool | None:
+    """Wrong only under faults: it is what a bank with a short temper does."""
+    return None if outcome is Outcome.UNDECIDED else outcome is Outcome.COMMITTED
+
+
+def silence_means_yes(outcome: Outcome | None) -> bool | None:
+    """Wrong only under faults, the other way."""
+    return True if outcome is None else by_match(outcome)
+
+
+def the_facts_in_order(_outcome: Outcome | None) -> bool | None:
+    """Gamed: constants for the facts, in the order in which they are asked."""
+    return dict(enumerate((True, False, None))).get(next(CALLS))
+
+
+def no_checks(outcome: Outcome | None) -> bool | None:
+    """Gamed: the checks of the judge's process are patched away."""
+    from paylab.lab import checks  # noqa: PLC0415 - it runs in the judge's process
+
+    checks.check = lambda *_: None  # type: ignore[assignment] # the point
+    return outcome is Outcome.COMMITTED
+
+
+# 08/dedup -----------------------------------------------------------------------------------------
+
+
+def by_comprehension(event_ids: Sequence[str], known: Collection[str]) -> list[str]:
+    return [event_id for event_id in dict.fromkeys(event_ids) if event_id not in known]
+
+
+def by_loop(event_ids: Sequence[str], known: Collection[str]) -> list[str]:
+    new: list[str] = []
+    for event_id in event_ids:
+        if event_id in known or event_id in new:
+            continue
+        new.append(event_id)
+    return new
+
+
+def everything(event_ids: Sequence[str], known: Collection[str]) -> list[str]:  # noqa: ARG001 - the misconception
+    """The misconception: what arrives is new."""
+    return list(event_ids)
+
+
+def in_any_order(event_ids: Sequence[str], known: Collection[str]) -> list[str]:
+    """The misconception: a log is a set."""
+    return sorted(set(event_ids) - set(known))
+
+
+def a_batch_is_known_or_new(event_ids: Sequence[str], known: Collection[str]) -> list[str]:
+    """Wrong only under faults: a batch that is sent again may have grown."""
+    return [] if any(event_id in known for event_id in event_ids) else list(dict.fromkeys(event_ids))
+
+
+def remembers_by_itself(event_ids: Sequence[str], known: Collection[str]) -> list[str]:
+    """Gamed, or a mistake: state across trials, which a restart would lose."""
+    new = [
+        event_id for event_id in dict.fromkeys(event_ids) if event_id not in SEEN and event_id not in known
+    ]
+    SEEN.update(event_ids)
+    return new
+
+
+FORGET, DOUBT, DEDUP, ACK = "08/make-it-forget", "08/in-doubt", "08/dedup", "08/lose-the-ack"
+RIGHT = [
+    (FORGET, dies_when_it_has_decided),
+    (FORGET, a_slow_bank_and_a_crash),
+    (DOUBT, by_match),
+    (DOUBT, by_table),
+    (DEDUP, by_comprehension),
+    (DEDUP, by_loop),
+    (ACK, bank_then_coordinator),
+    (ACK, bank_after_its_promise),
+]
+WRONG = [
+    (FORGET, dies_before_it_has_decided, "the bug shows"),
+    (FORGET, any_crash_will_do, "the bug shows"),
+    (FORGET, dies_when_nothing_is_open, "the bug shows"),
+    (FORGET, everything_at_once, "is a schedule"),
+    (FORGET, another_schedule_every_time, REPEATS),
+    (DOUBT, undecided_means_no, "the coordinator's word"),
+    (DOUBT, any_answer_means_yes, "the coordinator's word"),
+    (DOUBT, silence_means_no, "silence is no answer"),
+    (DOUBT, silence_means_yes, "silence is no answer"),
+    (DOUBT, the_facts_in_order, REPEATS),
+    (DOUBT, no_checks, HANDS_OFF),
+    (DEDUP, everything, "batches by hand"),
+    (DEDUP, in_any_order, "batches by hand"),
+    (DEDUP, a_batch_is_known_or_new, "an answer is lost"),
+    (DEDUP, remembers_by_itself, REPEATS),
+    (ACK, only_the_coordinator, "the bug shows"),
+    (ACK, only_the_bank, "the bug shows"),
+    (ACK, cut_off_too_early, "the bug shows"),
+    (ACK, plants_the_bug_everywhere, HANDS_OFF),
+]
+
+
+def names(values: Sequence[tuple[Any, ...]]) -> list[str]:
+    return [value[1].__name__ for value in values]
+
+
+@pytest.mark.parametrize(("exercise", "mine"), RIGHT, ids=names(RIGHT))
+def test_right_solutions_pass(exercise: str, mine: Any) -> None:
+    """Two of different style each, on the chapter's seeds and on others, within a reader's patience."""
+    report = paylab.judge(exercise, mine)
+    assert report.passed, report
+    assert report.score == 1.0
+    # Processor time, as other tests run beside this one.
+    assert report.busy_s < RIGHT_WITHIN_S
+    assert paylab.judge(exercise, mine, seeds=[5000, 5001]).passed
+
+
+@pytest.mark.parametrize(("exercise", "mine", "check"), WRONG, ids=names(WRONG))
+def test_wrong_solutions_fail_for_the_named_check(exercise: str, mine: Any, check: str) -> None:
+    """The report names the check that a mistake breaks, and never gives all the points."""
+    report = paylab.judge(exercise, mine)
+    assert not report.passed
+    assert report.failure is not None
+    assert report.failure.name == check, report
+    assert report.score < 1.0
+    assert report.busy_s < FIRST_FAILURE_WITHIN_S
+
+
+def test_every_exercise_has_its_stock() -> None:
+    """Two right solutions and four wrong ones each."""
+    for exercise in exercises_08.EXERCISES:
+        assert sum(name == exercise.id for name, _ in RIGHT) >= 2
+        assert sum(name == exercise.id for name, _, _ in WRONG) >= 4
+
+
+@pytest.mark.parametrize("exercise", exercises_08.EXERCISES, ids=lambda exercise: str(exercise.id))
+def test_an_untouched_starter_is_not_attempted(exercise: Any) -> None:
+    """It scores 0, says so, and the notebook runs on."""
+    namespace: dict[str, Any] = {}
+    exec(exercise.starter, namespace)  # noqa: S102 - the starter is a cell
+    (mine,) = [value for name, value in namespace.items() if not name.startswith("__")]
+    report = paylab.judge(exercise.id, mine)
+    assert not report.attempted
+    assert (report.score, report.points(10)) == (0.0, 0.0)
+    assert "not attempted yet" in str(report)
+
+
+def test_hints_come_in_three_steps() -> None:
+    """Each exercise has them, and one sentence that states its rule."""
+    for exercise in exercises_08.EXERCISES:
+        assert len(exercise.hints) == 3
+        assert exercise.rule.count(".") == 1
