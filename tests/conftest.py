@@ -1,4 +1,4 @@
-"""What tests share: Hypothesis without a clock, cheap passwords, a lab per module, and a plain gRPC client."""
+"""What tests share: Hypothesis without a clock, cheap passwords, a lab a module, a plain gRPC client."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,17 +31,19 @@ def cheap() -> PasswordCost:
 
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """The default network, for tests that leave it as they found it. Closing it raises what went wrong in it."""
+    """The default network, for tests that leave it as they found it; closing it raises what went wrong."""
     with Lab(name=request.module.__name__, password_cost=CHEAP) as lab:
         yield lab
 
 
 @pytest.fixture
 def dial() -> Iterator[Dial]:
-    """Open a channel of grpc's own to a node: `dial(lab, "gateway", identity)`, without identity no certificate."""
+    """Open a channel of grpc's own to a node; without an identity it shows no certificate."""
     channels: list[grpc.Channel] = []
 
-    def open_channel(lab: Lab, node: str, identity: Identity | None, *, of: Lab | None = None) -> grpc.Channel:
+    def open_channel(
+        lab: Lab, node: str, identity: Identity | None, *, of: Lab | None = None
+    ) -> grpc.Channel:
         """`of` is the lab whose authority issues the certificate."""
         world, issuer = lab.world, (of or lab).world
         assert isinstance(world, RealWorld)

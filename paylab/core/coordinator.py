@@ -286,7 +286,7 @@ class Coordinator:
     def _remember(self, attempt: Attempt) -> None:
         known = self.attempts.get(attempt.txn.payment)
         if known is not None and known.expires_at_s > attempt.expires_at_s:
-            # An older attempt may come again until it expires, also when the gateway's clock was set back since.
+            # An older attempt may come again until it expires, also if the gateway's clock was set back.
             attempt = replace(attempt, expires_at_s=known.expires_at_s)
         self.attempts[attempt.txn.payment] = attempt
 

@@ -21,8 +21,8 @@ import cloudpickle
 from tqdm.auto import tqdm
 
 from paylab.errors import LabError
-from paylab.lab.orders import Order
 from paylab.lab.faults import Fault, Timed
+from paylab.lab.orders import Order
 from paylab.lab.seed_runs import SeedResult, run_seed
 
 __all__ = ["Campaign", "SeedResult", "campaign", "load_case", "run_seed", "save_case"]

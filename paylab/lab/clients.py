@@ -1,7 +1,7 @@
 """A user of the network, as a notebook holds it: blocking calls, and `submit_` variants that do not block."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
 
 from paylab.core.money import Money, parse_money
 from paylab.lab.loop import LabFuture
@@ -33,16 +33,21 @@ class LabClient:
         Repeating it with the same `key` charges once.
         Raises a PaylabError that says whether the outcome is known.
         """
-        return self.submit_pay(payee, amount, key=key, deadline_s=deadline_s).result(deadline_s + 10)
+        return self._world.call(self._paying(payee, amount, key, deadline_s), timeout_s=deadline_s + 10)
 
     def submit_pay(
         self, payee: "LabClient | str", amount: str | Money, *, key: str = "", deadline_s: float = 30.0
     ) -> LabFuture[Receipt]:
         """Like `pay`, but return at once with a future that can be awaited or asked for its `result()`."""
+        return self._world.submit(self._paying(payee, amount, key, deadline_s))
+
+    def _paying(
+        self, payee: "LabClient | str", amount: str | Money, key: str, deadline_s: float
+    ) -> Coroutine[Any, Any, Receipt]:
         money = amount if isinstance(amount, Money) else parse_money(amount)
         account = payee.account if isinstance(payee, LabClient) else payee
-        return self._world.submit(
-            self._client.pay(payer=self.account, payee=account, money=money, key=key, deadline_s=deadline_s)
+        return self._client.pay(
+            payer=self.account, payee=account, money=money, key=key, deadline_s=deadline_s
         )
 
     def balance(self) -> Money:

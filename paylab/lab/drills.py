@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from paylab.errors import LabError, PaylabError
-from paylab.lab import campaign_checks, facts, faults
+from paylab.lab import campaign_checks, facts, faults, nemesis
 from paylab.lab.clients import LabClient
 from paylab.lab.lab import Lab
 from paylab.nodes.client import Receipt
@@ -28,7 +28,7 @@ DRILL_MAX_S = 60.0
 SETTLE_S = 20.0
 # Looking is not free, and leases are renewed all the time.
 LOOK_EVERY_S = 1.0
-LEASE_S = 30.0
+LEASE_S = 4.5
 # What a page shows of one payment.
 EVENTS_SHOWN = 90
 
@@ -119,6 +119,12 @@ def _break(lab: Lab, alice: LabClient, bob: LabClient, schedule: faults.Schedule
     for future in futures:
         with suppress(PaylabError):  # not knowing is an answer that clients of a broken network get
             future.result(DRILL_MAX_S)
+
+
+def random_faults(seed: int) -> list[faults.Timed]:
+    """A schedule for a drill, drawn from a seed: four things that go wrong, and the end of each."""
+    span_s = PAYMENTS * PAYMENTS_EVERY_S
+    return nemesis.schedule(seed, bank_servers=1, clients=("alice", "bob"), span_s=span_s)
 
 
 def repair(lab: Lab) -> None:

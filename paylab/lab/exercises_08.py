@@ -211,16 +211,16 @@ def _exposes(bug: str) -> tuple[Check, ...]:
 
 EXERCISES = (
     Exercise(
-        "08/make-it-forget",
+        "08/leave-in-doubt",
         "One fault that shows the bug",
         "A schedule finds a bug when a check breaks on every seed with the bug, and on none without it.",
-        _starter("make_it_forget()", "Return a list of at(seconds, fault) that exposes forgotten-decisions."),
+        _starter("leave_in_doubt()", "Return a list of at(seconds, fault) that exposes abort-alone."),
         (
-            "When does it matter what the coordinator reads at its start? Only when it starts again.",
-            "It must have decided what some bank has not heard yet. Between the two lies a forced write.",
-            'crash_at_commit("coordinator", ...) kills it at a forced write; it is started again later.',
+            "When does a bank act alone? When it has promised and hears nothing for more than three seconds.",
+            "That is wrong only if the others commit: the decision must be on disk, and a bank must not know it.",
+            'crash_at_commit("coordinator", ...) kills it at a forced write; it is started again at the end.',
         ),
-        _exposes("forgotten-decisions"),
+        _exposes("abort-alone"),
         encode_schedule,
         decode_schedule,
     ),

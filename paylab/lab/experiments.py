@@ -20,7 +20,6 @@ from multiprocessing import get_context
 from typing import Any, Protocol
 
 import cloudpickle
-from tqdm.auto import tqdm
 
 from paylab.errors import LabError
 from paylab.lab.choices import seeded
@@ -221,6 +220,8 @@ def _run(
     progress: bool,
 ) -> list[Measurements]:
     """Carry every trial out; what they measured, in the order of `jobs`."""
+    from tqdm.auto import tqdm  # noqa: PLC0415 - it looks for widgets, and every notebook imports this module
+
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     with ExitStack() as stack:
         bar = stack.enter_context(

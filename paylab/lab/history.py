@@ -65,7 +65,7 @@ class History:
             self.calls[event.node, event.peer] += 1
         for listener in self._listeners:
             listener(event)
-        if self._writer is not None:
+        if self._writer is not None and not self._writer.closed:
             self._write(self._writer)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
@@ -119,7 +119,7 @@ class History:
     def close(self) -> None:
         """Close the file."""
         writer, self._writer = self._writer, None
-        if writer is not None:
+        if writer is not None and not writer.closed:
             if self.total > self._written:
                 self._write(writer)
             writer.close()

@@ -59,7 +59,7 @@ class HistoryWriter:
         self._file: TextIO | None = None
         if path is not None:
             self._file = Path(path).open("w", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed by close()
-        self._closed = False
+        self.closed = False
         self._put({"format": FORMAT, "version": VERSION, **header})
 
     def write(self, entry: Mapping[str, Any]) -> None:
@@ -69,8 +69,8 @@ class HistoryWriter:
 
     def close(self) -> str:
         """Write the last line; returns the SHA-256 of the file. Closing again changes nothing."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self._put({"end": True, "events": self.events})
             if self._file is not None:
                 self._file.close()

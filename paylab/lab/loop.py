@@ -12,6 +12,7 @@ from paylab.errors import LabError
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 120.0
+CLOSED = "this lab is closed: boot another"
 # SQLite gives the interpreter away at every statement and waits this long to get it back from a busy loop;
 # Python's default of 5 ms makes a commit of 5 ms last 40.
 SWITCH_INTERVAL_S = 0.0005
@@ -36,7 +37,8 @@ class LoopThread:
         self._thread.start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> LabFuture[T]:
-        """Start work on the loop; from any thread."""
+        """Start work on the loop; from any thread. Raises LabError once the lab is closed."""
+        self._check_open(work)
         future: LabFuture[T] = LabFuture()
         future.set_running_or_notify_cancel()
 
@@ -49,7 +51,11 @@ class LoopThread:
         return future
 
     def call(self, work: Coroutine[Any, Any, T], *, timeout_s: float = CALL_TIMEOUT_S) -> T:
-        """Run work on the loop and wait. Raises LabError from the loop's own thread, or after `timeout_s`."""
+        """Run work on the loop and wait.
+
+        Raises LabError from the loop's own thread, after `timeout_s`, and once the lab is closed.
+        """
+        self._check_open(work)
         if threading.current_thread() is self._thread:
             work.close()
             raise LabError("WOULD_DEADLOCK", "the blocking face was called from the lab's own event loop")
@@ -63,12 +69,25 @@ class LoopThread:
         finally:
             future.cancel()  # an interrupted cell leaves nothing running
 
+    def _check_open(self, work: Coroutine[Any, Any, Any]) -> None:
+        if self._loop.is_closed():
+            work.close()
+            raise LabError("CLOSED", CLOSED)
+
     def close(self) -> None:
-        """Stop the loop and join its thread."""
+        """Cancel what is left, so that nobody waits for ever; stop the loop and join its thread."""
         if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+async def _cancel_all() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 def _hand_over(task: "asyncio.Task[T]", future: "LabFuture[T]") -> None:

@@ -62,6 +62,13 @@ def concerned(events: Sequence[Event], violations: Sequence[str]) -> set[str]:
     return named or known
 
 
+def keys_of(events: Sequence[Event], violations: Sequence[str]) -> set[str]:
+    """The idempotency keys of the payments that violations are about."""
+    payments = concerned(events, violations)
+    receipts = [e.detail for e in events if isinstance(e.detail, payment_gateway_pb2.Receipt)]
+    return {receipt.idempotency_key for receipt in receipts if receipt.payment in payments}
+
+
 def _last_facts(events: Sequence[Event], payments: set[str]) -> dict[str, int]:
     """Where each node's last word on the payments stands: what comes later only finds out."""
     blamed = {id(step.event) for step in missteps(events) if step.payment in payments}
@@ -195,7 +202,9 @@ class _Teller:
         if not facts:
             return broken
         fact = Fact.of(facts[-1])
-        step = f"{_who(facts[-1].node)} made {fact.txn} {fact.word}, and did not do with it what the rule asks"
+        step = (
+            f"{_who(facts[-1].node)} made {fact.txn} {fact.word}, and did not do with it what the rule asks"
+        )
         return [f"What went wrong: {step}.", *broken]
 
 
@@ -225,7 +234,9 @@ def _decide(event: Event) -> str:
 
 _ASKS: dict[type, Callable[[Event], str]] = {
     payment_gateway_pb2.PayRequest: _pay,
-    payment_gateway_pb2.RedriveRequest: lambda e: f"the queue asked the gateway to try {e.detail.payment} again",
+    payment_gateway_pb2.RedriveRequest: lambda e: (
+        f"the queue asked the gateway to try {e.detail.payment} again"
+    ),
     coordinator_pb2.CommitRequest: lambda e: (
         f"the gateway asked the coordinator to carry out {wire.txn_from_pb(e.detail.txn)}"
     ),

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from paylab.errors import LabError
 from paylab.lab import minimal_story, orders
-from paylab.lab.seed_runs import BANK_SERVERS, BANKS, SeedResult, run_seed
 from paylab.lab.faults import Fault, Timed
 from paylab.lab.history import TAIL_EVENTS
 from paylab.lab.orders import Order
+from paylab.lab.seed_runs import BANK_SERVERS, BANKS, SeedResult, run_seed
 from paylab.nodes.events import Event
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 # A run of two payments takes about a third of a second.
 TRIES_MAX = 300
+# With fewer payments fewer faults may do, and the other way round.
+ROUNDS_MAX = 3
 # Of several checks that fail, the one that says most is kept.
 TELLING = (
     "both legs or none",
@@ -146,17 +148,21 @@ def minimise(
 ) -> Minimal:
     """Make a failing run small while `check` fails; the most telling of its checks if none is named.
 
-    At most about `tries` runs are made. Raises LabError for a run that does not fail.
+    At most about `tries` runs are made. Raises LabError for a run that does not fail, or not in `check`.
     """
     if failing.ok:
         raise LabError("BAD_ARGUMENT", "this run breaks no invariant")
     check = check or next((name for name in TELLING if name in failing.broken), failing.broken[0])
+    if check not in failing.broken:
+        raise LabError("BAD_ARGUMENT", f"{check!r} did not fail; {', '.join(failing.broken)} did")
     shrinker = _Shrinker(replace or {}, check, tries)
-    case = Case(failing.seed, failing.schedule, failing.orders)
-    for _ in range(2):  # with fewer payments, fewer faults may do
+    case = shrinker.head_start(Case(failing.seed, failing.schedule, failing.orders))
+    for _ in range(ROUNDS_MAX):
+        before = case
         case = shrinker.fewer_payments(shrinker.fewer_faults(case))
-        case = shrinker.earlier_commits(case)
-    case = shrinker.fewer_choices(shrinker.fewer_faults(case))
+        case = shrinker.fewer_choices(shrinker.earlier_commits(case))
+        if case == before:
+            break
     events: list[Event] = []
     result = case.run(replace, watch=events.append)
     return Minimal(case, check, result, shrinker.made, dict(replace or {}), tuple(events[:TAIL_EVENTS]))
@@ -180,6 +186,20 @@ class _Shrinker:
             return self._check in case.run(self._replacements).broken
         except LabError:
             return False  # a network that does not even come up is another failure
+
+    def head_start(self, case: Case) -> Case:
+        """Try the payments alone that the violation is about, and chance at its calmest."""
+        events: list[Event] = []
+        self.made += 1
+        result = case.run(self._replacements, watch=events.append)
+        violations = [line for line in result.violations if line.startswith(f"{self._check}:")]
+        keys = minimal_story.keys_of(events, violations)
+        few = tuple(order for order in case.orders if order.key in keys)
+        for orders_, choices in ((few, {}), (few, None), (case.orders, {})):
+            smaller = Case(case.seed, case.schedule, orders_, choices)
+            if orders_ and self.fails(smaller):
+                return smaller
+        return case
 
     def fewer_faults(self, case: Case) -> Case:
         """Drop faults."""
@@ -224,7 +244,10 @@ class _Shrinker:
             kept = {name: recorded[name] for name in names}
             return Case(case.seed, case.schedule, case.orders, kept)
 
+        if case.choices == {}:
+            return case
         recorded = case.run(self._replacements).choices
+        self.made += 1
         if self.fails(with_lanes([])):
             return with_lanes([])
         if not self.fails(with_lanes(list(recorded))):

@@ -31,8 +31,8 @@ from paylab.nodes.events import Event
 
 BANKS = ("alpine", "boreal")
 BANK_SERVERS = 2
-# Long enough for the queue's backoff after a minute of faults.
-QUIET_MAX_S = 120.0
+# Long enough for the queue's backoff, of 30 s at most, and two tries.
+QUIET_MAX_S = 75.0
 QUIET_LOOK_S = 0.5
 RUN_WALL_MAX_S = 3600.0
 _RUNS = itertools.count(1)
@@ -220,11 +220,11 @@ class _Run:
         await self._repair()
         caretaker = asyncio.ensure_future(self._take_care())
         told = list(await asyncio.gather(*asking))
-        await self._come_to_rest()
+        rested = await self._come_to_rest()
         once = {(order.key, order.request): order for order in self._asked}
         again = [replace(order, at_s=0.0, patience_s=orders.PATIENCE_S) for order in once.values()]
         told += await asyncio.gather(*(self._ask(order, replayed=True) for order in again))
-        if await self._come_to_rest():
+        if rested and await self._come_to_rest():
             self._lab.network.say_quiet()
         caretaker.cancel()
         return told

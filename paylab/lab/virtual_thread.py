@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from paylab.errors import LabError
-from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture
+from paylab.lab.loop import CALL_TIMEOUT_S, CLOSED, LabFuture
 from paylab.lab.virtual_time import LOOK_EVERY_NS, NS_PER_S, VirtualLoop
 
 T = TypeVar("T")
@@ -148,6 +148,9 @@ class VirtualThread:
                     job.future.set_exception(error)
 
     def _submit(self, work: Coroutine[Any, Any, Any]) -> Job:
+        if self.loop.is_closed():
+            work.close()
+            raise LabError("CLOSED", CLOSED)
         job = Job(WaitedFuture(lambda: self._post(lambda: self._wait_for(job))))
         self._post(lambda: self._start(job, work))
         return job

@@ -148,7 +148,8 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         """The gateway has saved these outcomes; once we have written it, it need not say so again."""
         txns = [wire.txn_from_pb(message) for message in request.txns]
         writing = [self.host.spawn(self._handle(txn.payment, partial(self._core.saved, txn))) for txn in txns]
-        await asyncio.shield(asyncio.gather(*writing))
+        for task in writing:
+            await asyncio.shield(task)
         return pb.AcknowledgeResponse()
 
     async def GetEpoch(self, request: pb.GetEpochRequest, context: Any) -> pb.GetEpochResponse:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -43,7 +43,8 @@ class Event:
     call: str = ""
     parent: str = ""
     # What it says: the message of an RPC, which is rendered only when somebody looks, or a text.
-    detail: Any = ""
+    # Messages carry passwords and tokens, so only those who redact show it.
+    detail: Any = field(default="", repr=False)
     # The same for machines, as JSON types; `paylab/lab/event_facts.py` has the table. What an RPC says stands
     # in its message.
     facts: Mapping[str, Any] | None = None

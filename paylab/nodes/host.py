@@ -220,6 +220,7 @@ class GrpcHost:
 
     async def crash(self) -> None:
         """Die: disk and timers first, so that nothing of the dead node reaches the world any more."""
+        failures = list(self.failures)
         for store in self._stores:
             store.fence()
         for server in self._servers:
@@ -227,6 +228,7 @@ class GrpcHost:
         await self._end_tasks()
         for store in self._stores:
             await store.drain()
+        self.failures[:] = failures  # what broke on the way down is the crash
 
     async def _end_tasks(self) -> None:
         for handle in self._timers:

@@ -31,8 +31,8 @@ class RunBlocking(Protocol):
         """Run `function` and return what it returns."""
 
 
-class StoreFenced(Exception):
-    """The node that owns this handle is dead: nothing of it reaches the disk any more."""
+class StoreFenced(asyncio.CancelledError):
+    """The node that owns this handle is dead: its code is being cancelled, and nothing reaches the disk."""
 
 
 def sqlite_engine(path: Path | None) -> Engine:
@@ -161,7 +161,7 @@ class Store:
         self.fenced = True
 
     async def drain(self) -> None:
-        """Return once no batch that began before the fence is under way; a twin's later ones do not matter."""
+        """Return once no batch that began before the fence is under way; a twin may go on writing."""
         await self._database.written()
 
 

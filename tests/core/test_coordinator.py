@@ -1,4 +1,6 @@
-"""The coordinator: begins an attempt once, forces before it speaks, answers from memory, asks whom it must."""
+"""The coordinator: begins an attempt once, forces before it speaks, and asks whom it must."""
+
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -292,7 +294,7 @@ def test_in_one_phase_only_the_bank_knows() -> None:
 
 @pytest.mark.parametrize(("epoch", "now"), [(2, 0.0), (1, EXPIRY_S)])
 def test_a_stale_request_of_one_bank_asks_that_bank(epoch: int, now: float) -> None:
-    """An earlier boot may have sent it, and the bank has posted: an abort out of thin air would charge twice."""
+    """An earlier boot may have sent it and the bank have posted: an abort of our own would charge twice."""
     core = coordinator(epoch)
     effects = core.commit(commit(legs=ONE_BANK), now=now)
     assert sent(effects) == [("alpine", Inquire(TXN))]
@@ -318,7 +320,9 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(EVENTS, min_size=25, max_size=60), st.sampled_from([TWO_BANKS, ONE_BANK]))
-def test_no_order_of_events_breaks_the_rules(events: list[tuple], legs: tuple[Leg, ...]) -> None:  # type: ignore[type-arg] # each kind of event is a tuple of its own shape
+def test_no_order_of_events_breaks_the_rules(  # noqa: C901, PLR0912, PLR0915 - a case for each event and effect
+    events: list[tuple[Any, ...]], legs: tuple[Leg, ...]
+) -> None:
     """Requests, votes, acknowledgements, timers and questions in any order, lost, doubled and late.
 
     An attempt is begun at most once, and only in its epoch and before its expiry; the commit record is forced

@@ -33,9 +33,7 @@ def payment(**changes: object) -> Payment:
 
 
 @given(REQUESTS, REQUESTS)
-def test_fingerprints_tell_requests_apart(
-    one: tuple[str, str, Money], other: tuple[str, str, Money]
-) -> None:
+def test_fingerprints_tell_requests_apart(one: tuple[str, str, Money], other: tuple[str, str, Money]) -> None:
     """Two requests have the same fingerprint exactly when payer, payee and money are the same."""
     prints = [fingerprint(payer=payer, payee=payee, money=money) for payer, payee, money in (one, other)]
     assert (prints[0] == prints[1]) == (one == other)

@@ -131,7 +131,7 @@ class CoordinatorNode:
     def fire(self, timer: SetTimer) -> None:
         self.perform(self.core.timer(timer.kind, timer.txn, timer.tries))
 
-    def perform(self, effects: list[Effect], *, survive: int | None = None) -> None:
+    def perform(self, effects: list[Effect], *, survive: int | None = None) -> None:  # noqa: C901 - a case an effect
         for effect in effects if survive is None else effects[:survive]:
             if isinstance(effect, Append) and isinstance(effect.record, EndRecord):
                 self.network.ended.add(effect.record.txn)
@@ -164,14 +164,14 @@ class CoordinatorNode:
 
 
 class GatewayNode:
-    """Rows of payments by compare-and-set, and an outbox towards the coordinator; a crash forgets the epoch."""
+    """Rows of payments by compare-and-set, and an outbox to the coordinator; a crash forgets the epoch."""
 
     def __init__(self, network: "ModelNetwork", payments: list[Payment]) -> None:
         self.network = network
         self.known_epoch = 0
         self.rows = {each.payment: each for each in payments}
         self.outbox: set[Txn] = set()
-        # What drivers believed when they asked; answers are judged against it, then written by compare-and-set.
+        # What drivers believed when they asked; an answer is judged against it, then compared and set.
         self.asked: list[Payment] = []
 
     def open(self, payment: str) -> None:
@@ -455,9 +455,7 @@ def test_an_old_abort_arrives_after_a_new_attempt() -> None:
     network.deliver(0)
     for _ in OPENING_MINOR:
         network.deliver(network.find(Prepare))
-    assert {bank: s for bank, s in network.states()[Txn("p1", 2)].items()} == dict.fromkeys(
-        OPENING_MINOR, State.PREPARED
-    )
+    assert network.states()[Txn("p1", 2)] == dict.fromkeys(OPENING_MINOR, State.PREPARED)
     network.bag += [*late, ("gateway", abort_heard)]
     while network.bag:
         network.deliver(len(network.bag) - 1)
@@ -510,7 +508,7 @@ def test_presumed_abort_does_not_answer_for_a_commit_whose_record_was_compacted(
 
 
 def test_two_drivers_of_one_payment_move_it_once() -> None:
-    """A retrying client, the queue and a resumed gateway all ask and all hear the abort: one attempt is opened."""
+    """A retrying client, the queue and a resumed gateway all hear the abort: one attempt is opened."""
     network = started((*ACROSS, 60))
     network.coordinator.crash()
     for _ in range(3):
@@ -543,7 +541,7 @@ def test_a_crash_between_the_forced_write_and_the_first_word_commits() -> None:
 
 
 def test_a_crash_before_the_forced_write_aborts() -> None:
-    """Nothing was said and nothing is known: the prepared banks ask and hear aborted; the next attempt pays."""
+    """Nothing was said: the prepared banks ask and hear aborted, and the next attempt pays."""
     network = started((*ACROSS, 60))
     network.deliver(0)
     for _ in OPENING_MINOR:

@@ -1,5 +1,6 @@
 """Money: integer minor units, never a float, written and read without loss."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,7 +33,8 @@ def test_every_amount_shows_all_its_decimals(amount_minor: int, currency: str) -
 def test_negation_is_its_own_inverse(amount_minor: int, currency: str) -> None:
     """The same amount the other way, and back."""
     money = Money(amount_minor, currency)
-    assert -(-money) == money
+    back = -money
+    assert -back == money
     assert (-money).amount_minor == -amount_minor
 
 
@@ -55,7 +57,8 @@ def test_money_is_read_from_text_only(value: Any) -> None:
 @pytest.mark.parametrize("currency", ["", "eur", "XXX", "EURO", "BTC", " EUR"])
 def test_unknown_currencies_are_refused(currency: str) -> None:
     """A currency outside the table is refused, and so is a known one in small letters."""
-    for make in (lambda: Money(1, currency), lambda: parse_amount("1", currency)):
+    makers: list[Callable[[], Money]] = [lambda: Money(1, currency), lambda: parse_amount("1", currency)]
+    for make in makers:
         with pytest.raises(InvalidRequest) as caught:
             make()
         assert caught.value.reason == "BAD_CURRENCY"
@@ -63,7 +66,23 @@ def test_unknown_currencies_are_refused(currency: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-1.00", "+1.00", "1,00", "1.", ".5", "1e3", "NaN", "inf", " 1", "1 ", "0x10", "1_000", "١٢", "1.0.0"],
+    [
+        "",
+        "-1.00",
+        "+1.00",
+        "1,00",
+        "1.",
+        ".5",
+        "1e3",
+        "NaN",
+        "inf",
+        " 1",
+        "1 ",
+        "0x10",
+        "1_000",
+        "١٢",
+        "1.0.0",
+    ],
 )
 def test_malformed_amounts_are_refused(text: str) -> None:
     """Signs, commas, exponents, spaces and foreign digits are not amounts."""

@@ -1,4 +1,4 @@
-"""A bank's side of two-phase commit: promises are kept, repetitions change nothing, late messages are refused."""
+"""A bank's side of two-phase commit: promises are kept, repetitions change nothing."""
 
 from dataclasses import replace
 
@@ -47,7 +47,9 @@ class Bank:
         if change.transaction is not None:
             self.rows[change.transaction.txn] = change.transaction
         self.accounts.update({account.account: account for account in change.accounts})
-        self.clearing_minor += sum(line.money.amount_minor for line in change.lines if line.account == CLEARING)
+        self.clearing_minor += sum(
+            line.money.amount_minor for line in change.lines if line.account == CLEARING
+        )
 
     def state(self, txn: Txn = TXN) -> State | None:
         return self.rows[txn].state if txn in self.rows else None
@@ -178,9 +180,7 @@ MESSAGES = st.one_of(
         ).map(tuple),
         st.booleans(),
     ),
-    st.builds(
-        Decide, st.builds(Txn, st.sampled_from(["p1", "p2", "p3"]), st.integers(1, 2)), st.booleans()
-    ),
+    st.builds(Decide, st.builds(Txn, st.sampled_from(["p1", "p2", "p3"]), st.integers(1, 2)), st.booleans()),
     st.builds(Inquire, st.builds(Txn, st.sampled_from(["p1", "p2", "p3"]), st.integers(1, 2))),
 )
 

@@ -75,7 +75,7 @@ def test_terminal_states_are_terminal() -> None:
 def test_an_answer_moves_only_along_the_table(
     state: State, outcome: Outcome, reason: str, of_attempt: int, in_a_row: int
 ) -> None:
-    """Whatever answer comes, at whatever time, about whatever attempt, no transition outside the table is made."""
+    """Whatever answer comes, whenever, about whatever attempt: no move outside the table is made."""
     before = payment(state, attempt=3, in_a_row=in_a_row)
     after = concluded(before, outcome, reason, attempt=of_attempt)
     assert after == before or after.state in TRANSITIONS[before.state]
@@ -112,7 +112,7 @@ def test_an_abort_without_a_verdict_queues(reason: str) -> None:
 
 @pytest.mark.parametrize("reason", sorted(AGAIN_REASONS))
 def test_aborts_that_say_nothing_are_tried_again_at_once_but_not_for_ever(reason: str) -> None:
-    """A wrong epoch or clock opens the next attempt, at most so many in a row, then it is the queue's turn."""
+    """A wrong epoch or clock opens the next attempt; after so many in a row it is the queue's turn."""
     after = open_attempt(payment(), expires_at_s=1.0, epoch=0)
     for _ in range(ATTEMPTS_AT_ONCE_MAX - 1):
         before, after = after, concluded(after, Outcome.ABORTED, reason)

@@ -37,9 +37,7 @@ def refused(changed: dict[str, Any], *, now: float = NOW) -> str:
 
 
 @given(st.text(), st.lists(st.text()), st.lists(st.text()), st.floats(0, 2**40))
-def test_our_own_claims_are_believed(
-    subject: str, accounts: list[str], roles: list[str], now: float
-) -> None:
+def test_our_own_claims_are_believed(subject: str, accounts: list[str], roles: list[str], now: float) -> None:
     """What an authentication server signs now is accepted now, also after a trip through JSON."""
     made = access_claims(subject=subject, accounts=accounts, roles=roles, token_id="t", now=now)
     caller = check_claims(json.loads(json.dumps(made)), now=now)

@@ -9,7 +9,7 @@ import pytest
 import paylab
 from paylab.core.messages import Outcome
 from paylab.lab import exercises_08
-from paylab.lab.faults import Timed, at, crash, crash_at_commit, delay, partition, restart
+from paylab.lab.faults import Timed, at, crash, crash_at_commit, partition, restart
 from paylab.lab.judging import HANDS_OFF, REPEATS
 
 RIGHT_WITHIN_S = 5.0
@@ -20,16 +20,16 @@ CALLS = itertools.count()
 SEEN: set[str] = set()
 
 
-# 08/make-it-forget, 08/lose-the-ack ---------------------------------------------------------------
+# 08/leave-in-doubt, 08/lose-the-ack ---------------------------------------------------------------
 
 
 def dies_when_it_has_decided() -> list[Timed]:
-    return [at(0, crash_at_commit("coordinator", "after"))]
+    return [at(0, crash_at_commit("coordinator", "unanswered"))]
 
 
-def a_slow_bank_and_a_crash() -> tuple[Timed, ...]:
-    slow, dead = delay("bank-lb", "boreal-1", 0.5), crash("coordinator")
-    return at(0, slow), at(1.2, dead), at(5, restart("coordinator"))
+def a_bank_misses_the_decision() -> tuple[Timed, ...]:
+    deaf = crash_at_commit("boreal-1", "before", 2)
+    return at(0, deaf), at(1, crash("coordinator")), at(2, restart("boreal-1"))
 
 
 def dies_before_it_has_decided() -> list[Timed]:
@@ -38,13 +38,18 @@ def dies_before_it_has_decided() -> list[Timed]:
 
 
 def any_crash_will_do() -> list[Timed]:
-    """The misconception: whoever crashes, something is forgotten."""
+    """The misconception: whoever crashes, somebody is in doubt."""
     return [at(0.01, crash("gateway"))]
 
 
-def dies_when_nothing_is_open() -> list[Timed]:
-    """Wrong only under faults: the right crash, when nothing depends on it."""
-    return [at(0.5, crash("coordinator"))]
+def dies_a_moment_too_late() -> list[Timed]:
+    """Wrong only under faults: on most seeds the banks have heard the decision."""
+    return [at(0, crash_at_commit("coordinator", "after"))]
+
+
+def is_back_too_soon() -> list[Timed]:
+    """Wrong only under faults: the right crash, but no bank gets impatient."""
+    return [at(0, crash_at_commit("coordinator", "unanswered")), at(1, restart("coordinator"))]
 
 
 def everything_at_once() -> list[Timed]:
@@ -54,7 +59,7 @@ def everything_at_once() -> list[Timed]:
 
 def another_schedule_every_time() -> list[Timed]:
     """Gamed: state across trials."""
-    return [at(0, crash_at_commit("coordinator", "after")), at(9 + next(CALLS) / 100, crash("queue"))]
+    return [at(0, crash_at_commit("coordinator", "unanswered")), at(9 + next(CALLS) / 100, crash("queue"))]
 
 
 def bank_then_coordinator() -> list[Timed]:
@@ -180,10 +185,10 @@ def remembers_by_itself(event_ids: Sequence[str], known: Collection[str]) -> lis
     return new
 
 
-FORGET, DOUBT, DEDUP, ACK = "08/make-it-forget", "08/in-doubt", "08/dedup", "08/lose-the-ack"
+LEAVE, DOUBT, DEDUP, ACK = "08/leave-in-doubt", "08/in-doubt", "08/dedup", "08/lose-the-ack"
 RIGHT = [
-    (FORGET, dies_when_it_has_decided),
-    (FORGET, a_slow_bank_and_a_crash),
+    (LEAVE, dies_when_it_has_decided),
+    (LEAVE, a_bank_misses_the_decision),
     (DOUBT, by_match),
     (DOUBT, by_table),
     (DEDUP, by_comprehension),
@@ -192,11 +197,12 @@ RIGHT = [
     (ACK, bank_after_its_promise),
 ]
 WRONG = [
-    (FORGET, dies_before_it_has_decided, "the bug shows"),
-    (FORGET, any_crash_will_do, "the bug shows"),
-    (FORGET, dies_when_nothing_is_open, "the bug shows"),
-    (FORGET, everything_at_once, "is a schedule"),
-    (FORGET, another_schedule_every_time, REPEATS),
+    (LEAVE, dies_before_it_has_decided, "the bug shows"),
+    (LEAVE, any_crash_will_do, "the bug shows"),
+    (LEAVE, is_back_too_soon, "the bug shows"),
+    (LEAVE, dies_a_moment_too_late, "the bug shows"),
+    (LEAVE, everything_at_once, "is a schedule"),
+    (LEAVE, another_schedule_every_time, REPEATS),
     (DOUBT, undecided_means_no, "the coordinator's word"),
     (DOUBT, any_answer_means_yes, "the coordinator's word"),
     (DOUBT, silence_means_no, "silence is no answer"),

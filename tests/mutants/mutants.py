@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from paylab.core import ledger, participant
 from paylab.core import payment as rules
-from paylab.core.coordinator import Attempt, Coordinator
+from paylab.core.coordinator import Coordinator
 from paylab.core.effects import Append, Effect, EndRecord
 from paylab.core.ledger import Account
 from paylab.core.messages import Ack, Answer, Commit, Decide, Inquire, Leg, Outcome, Prepare, Txn, Vote

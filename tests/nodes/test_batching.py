@@ -78,7 +78,7 @@ def test_a_cancelled_waiter_does_not_disturb_the_others() -> None:
         await receiver.started.wait()
         futures[1].cancel()
         receiver.gate.set()
-        assert await asyncio.gather(futures[0], futures[2]) == [0, 4]
+        assert [await futures[0], await futures[2]] == [0, 4]
         assert await batcher.submit(7) == 14
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Nodes die in the middle of many payments; after a restart every payment has one end and no money is missing."""
+"""Nodes die in the middle of many payments; after a restart each has one end and no money is missing."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count

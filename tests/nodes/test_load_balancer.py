@@ -23,7 +23,7 @@ NAMES = count(1)
 
 @pytest.fixture(scope="module")
 def loaded(cheap: PasswordCost) -> Iterator[Lab]:
-    """A network that balances by least load, and whose servers report rarely, so that a test can speak for them."""
+    """A network that balances by least load; its servers report rarely, so that a test can speak for them."""
     with Lab(
         name="least-load", policy="least_load", auth_servers=1, lease_s=300.0, password_cost=cheap
     ) as lab:
@@ -44,7 +44,9 @@ def balancer(lab: Lab, dial: Dial, identity: Identity = OPERATOR) -> Any:
 
 def servers(lab: Lab, dial: Dial, group: str = "") -> dict[str, pb.ServerInfo]:
     request = pb.ListServersRequest(group=group)
-    return {found.server: found for found in balancer(lab, dial).ListServers(request, timeout=TIMEOUT_S).servers}
+    return {
+        found.server: found for found in balancer(lab, dial).ListServers(request, timeout=TIMEOUT_S).servers
+    }
 
 
 def test_round_robin_spreads_evenly(lab: Lab, dial: Dial, eventually: Eventually) -> None:

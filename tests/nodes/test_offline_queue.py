@@ -87,7 +87,7 @@ def waiting(lab: Lab, dial: Dial) -> list[str]:
 
 
 def test_a_payment_waits_for_its_bank(hasty: Lab, dial: Dial, eventually: Eventually) -> None:
-    """Both servers of the payee's bank are down: QUEUED. When they are back it becomes COMMITTED by itself."""
+    """Both servers of the payee's bank are down: QUEUED. When they are back it is COMMITTED by itself."""
     alice, bob = pair(hasty)
     down = crash_bank(hasty)
     receipt = alice.pay(bob, "5.00 EUR", key="k")
@@ -129,7 +129,7 @@ def test_payments_of_one_payer_keep_their_order(hasty: Lab, dial: Dial, eventual
 
 
 def test_a_queue_that_was_away_forgets_nothing(hasty: Lab, dial: Dial, eventually: Eventually) -> None:
-    """Queued while the queue itself is down: the row waits in the gateway's outbox, then in the queue's store."""
+    """Queued while the queue is down: the row waits in the gateway's outbox, then in the queue's store."""
     alice, bob = pair(hasty)
     down = crash_bank(hasty)
     hasty.crash("queue")
@@ -155,7 +155,7 @@ def test_taking_in_twice_is_taking_in_once(hasty: Lab, dial: Dial) -> None:
 
 
 def test_an_expired_token_does_not_stop_a_queued_payment(hasty: Lab, eventually: Eventually) -> None:
-    """The payer was authorised when the payment was accepted; the queue comes with a certificate of its own."""
+    """The payer was authorised when it was accepted; the queue comes with a certificate of its own."""
     alice, bob = pair(hasty)
     down = crash_bank(hasty)
     receipt = alice.pay(bob, "5.00 EUR")
@@ -175,7 +175,9 @@ def test_the_queue_gives_up_in_the_end(weary: Lab, dial: Dial, eventually: Event
     eventually(lambda: alice.payment(receipt.payment).state == "DEAD_LETTER")
 
     def dead() -> list[pb.QueuedPayment]:
-        return list(queue(weary, dial).ListDeadLetters(pb.ListDeadLettersRequest(), timeout=TIMEOUT_S).payments)
+        return list(
+            queue(weary, dial).ListDeadLetters(pb.ListDeadLettersRequest(), timeout=TIMEOUT_S).payments
+        )
 
     eventually(lambda: [entry.payment for entry in dead()] == [receipt.payment])
     assert dead()[0].reason == "BANK_UNREACHABLE"
@@ -199,9 +201,7 @@ def test_only_what_is_queued_can_be_given_up(weary: Lab, dial: Dial) -> None:
         ("nothing", grpc.StatusCode.NOT_FOUND),
     ):
         with pytest.raises(grpc.RpcError) as caught:
-            stub.GiveUp(
-                payment_gateway_pb2.GiveUpRequest(payment=payment, reason="tired"), timeout=TIMEOUT_S
-            )
+            stub.GiveUp(payment_gateway_pb2.GiveUpRequest(payment=payment, reason="tired"), timeout=TIMEOUT_S)
         error: Any = caught.value
         assert error.code() is code
     assert alice.payment(receipt.payment).state == "COMMITTED"

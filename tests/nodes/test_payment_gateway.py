@@ -1,4 +1,4 @@
-"""The gateway over gRPC: a key is charged once, what is refused is not saved, a deadline ends only the waiting."""
+"""The gateway over gRPC: a key is charged once, a deadline ends the waiting and not the work."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +89,7 @@ def test_twenty_calls_with_one_key_charge_once(lab: Lab, bank: str) -> None:
     assert len(alice.payments()) == 1
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no key": ({"idempotency_key": ""}, "KEY_MISSING"),
     "a long key": ({"idempotency_key": "k" * 256}, "KEY_MISSING"),
     "nothing": ({"money": {"amount_minor": 0, "currency": "EUR"}}, "INVALID_AMOUNT"),
@@ -104,7 +104,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_what_is_invalid_is_not_saved(lab: Lab, kind: str) -> None:
-    """INVALID_ARGUMENT with its reason, no payment, and the key stays free for the request as it should be."""
+    """INVALID_ARGUMENT with its reason, no payment, and the key stays free for a better request."""
     changes, reason = BAD[kind]
     alice, bob = client(lab), shop(lab)
     before = payments(lab)
@@ -176,9 +176,7 @@ def test_the_answer_says_outcome_unknown_on_the_wire(lab: Lab) -> None:
     async def hurried() -> pb.Receipt:
         sender = alice._client
         request = pb.PayRequest(**pay_fields(alice, bob.account))
-        receipt: pb.Receipt = await sender._gateway().Pay(
-            request, metadata=sender._metadata(), timeout=1.0
-        )
+        receipt: pb.Receipt = await sender._gateway().Pay(request, metadata=sender._metadata(), timeout=1.0)
         return receipt
 
     lab.crash("coordinator")

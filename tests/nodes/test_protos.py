@@ -1,4 +1,4 @@
-"""The committed stubs are those of the protos, everything in the protos is explained, every method has a rule."""
+"""The committed stubs are those of the protos; everything is explained, and every method has a rule."""
 
 import re
 from pathlib import Path
@@ -78,9 +78,7 @@ def test_everything_is_explained(
 ) -> None:
     """Every field, enum value and rpc has a comment of a sentence."""
     file = compiled[source]
-    comments = {
-        tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location
-    }
+    comments = {tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location}
     wanted: dict[tuple[int, ...], str] = {}
     for n, message in enumerate(file.message_type):
         assert not message.nested_type, "nested messages would need a look of their own"
@@ -92,12 +90,16 @@ def test_everything_is_explained(
     for n, service in enumerate(file.service):
         for m, method in enumerate(service.method):
             wanted[SERVICES, n, 2, m] = f"{service.name}.{method.name}"
-    silent = [name for path, name in wanted.items() if not re.search(r"\w.*[.…]$", comments.get(path, ""), re.S)]
+    silent = [
+        name
+        for path, name in wanted.items()
+        if not re.search(r"\w.*[.…]$", comments.get(path, ""), re.DOTALL)
+    ]
     assert not silent
 
 
 def test_every_method_has_a_rule_and_every_rule_a_method() -> None:
-    """Who may call what is said of all that is served, health and reflection included, and of nothing else."""
+    """Who may call is said of all that is served, health and reflection included, and of nothing else."""
     descriptors = [*COMMITTED.values(), health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR]
     methods = {
         f"/{service.full_name}/{method.name}": method

@@ -1,6 +1,7 @@
 """Who gets in: certificates, tokens and roles, tried by a client that knows nothing of paylab."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from paylab.pb import (
     authentication_pb2_grpc,
     bank_pb2,
     bank_pb2_grpc,
+    money_pb2,
     payment_gateway_pb2,
     payment_gateway_pb2_grpc,
 )
@@ -48,9 +50,9 @@ def service_of(node: str) -> str:
     return found.get(node) or ("Coordinator" if node == "coordinator" else "Bank")
 
 
-def reason(error: grpc.RpcError) -> str:
+def reason(error: Any) -> str:
     """What google.rpc.ErrorInfo says, read with grpcio-status."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type] # every error of a sync stub is a call
+    status = rpc_status.from_call(error)
     if status is None:
         return ""
     info = error_details_pb2.ErrorInfo()
@@ -60,13 +62,16 @@ def reason(error: grpc.RpcError) -> str:
 def refusal(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
         call()
-    return caught.value.code(), reason(caught.value)  # type: ignore[attr-defined] # every error of a sync stub is a call
+    error: Any = caught.value  # a sync stub's error is the call itself
+    return error.code(), reason(error)
 
 
 def token_of(lab: Lab, dial: Dial, name: str) -> str:
     """Register a user of our own and log in, through the balancer."""
     stub = authentication_pb2_grpc.AuthenticationStub(dial(lab, "auth-lb", Identity(name, Role.CLIENT)))
-    stub.Register(authentication_pb2.RegisterRequest(username=name, password="open sesame"), timeout=TIMEOUT_S)
+    stub.Register(
+        authentication_pb2.RegisterRequest(username=name, password="open sesame"), timeout=TIMEOUT_S
+    )
     answer = stub.Login(
         authentication_pb2.LoginRequest(username=name, password="open sesame"), timeout=TIMEOUT_S
     )
@@ -79,7 +84,7 @@ def pay_request(lab: Lab) -> payment_gateway_pb2.PayRequest:
         idempotency_key="k",
         payer="alpine/ann",
         payee="boreal/ben",
-        money={"amount_minor": 100, "currency": "EUR"},
+        money=money_pb2.Money(amount_minor=100, currency="EUR"),
     )
 
 
@@ -89,7 +94,7 @@ def test_every_node_tells_what_it_serves(lab: Lab, dial: Dial) -> None:
         database = ProtoReflectionDescriptorDatabase(dial(lab, node, VISITOR))
         service = f"paylab.v1.{service_of(node)}"
         assert set(database.get_services()) == COMMON | {service}
-        pool = descriptor_pool.DescriptorPool(database)  # type: ignore[arg-type] # the stubs know only messages
+        pool = descriptor_pool.DescriptorPool(database)
         methods = pool.FindServiceByName(service).methods
         assert {f"/{service}/{method.name}" for method in methods} <= set(RULES)
 
@@ -97,7 +102,7 @@ def test_every_node_tells_what_it_serves(lab: Lab, dial: Dial) -> None:
 def test_every_node_is_healthy(lab: Lab, dial: Dial) -> None:
     """Health answers SERVING for each node as a whole and for each of its services."""
     for node in lab.nodes:
-        stub = health_pb2_grpc.HealthStub(dial(lab, node, VISITOR))
+        stub: Any = health_pb2_grpc.HealthStub(dial(lab, node, VISITOR))
         for service in ("", f"paylab.v1.{service_of(node)}"):
             answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING, f"{node} {service}"
@@ -106,11 +111,11 @@ def test_every_node_is_healthy(lab: Lab, dial: Dial) -> None:
 def test_a_call_can_be_made_from_reflection_alone(lab: Lab, dial: Dial) -> None:
     """Descriptors that came over the wire suffice to build a request and read the answer."""
     channel = dial(lab, "bank-lb", VISITOR)
-    pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))  # type: ignore[arg-type] # the stubs know only messages
+    pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     method = pool.FindServiceByName("paylab.v1.LoadBalancer").methods_by_name["ListServers"]
     request = message_factory.GetMessageClass(method.input_type)()
-    response = message_factory.GetMessageClass(method.output_type)
-    call = channel.unary_unary(
+    response: Any = message_factory.GetMessageClass(method.output_type)
+    call: Any = channel.unary_unary(
         "/paylab.v1.LoadBalancer/ListServers",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=response.FromString,
@@ -161,15 +166,15 @@ def test_only_an_operator_gives_accounts(lab: Lab, dial: Dial) -> None:
     stub = authentication_pb2_grpc.AuthenticationStub(dial(lab, "auth-lb", VISITOR))
     for rights in ({"accounts": ["alpine/ann"]}, {"roles": ["originator"]}):
         request = authentication_pb2.RegisterRequest(username="eve", password="x", **rights)
-        answer = refusal(lambda request=request: stub.Register(request, timeout=TIMEOUT_S))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+        answer = refusal(partial(stub.Register, request, timeout=TIMEOUT_S))
         assert answer == (grpc.StatusCode.PERMISSION_DENIED, "ROLE")
 
 
 def test_without_a_certificate_there_is_no_connection(lab: Lab, dial: Dial) -> None:
     """The handshake fails at every node, before anything is asked."""
     for node in lab.nodes:
-        stub = health_pb2_grpc.HealthStub(dial(lab, node, None))
-        code, found = refusal(lambda stub=stub: stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+        stub: Any = health_pb2_grpc.HealthStub(dial(lab, node, None))
+        code, found = refusal(partial(stub.Check, health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S))
         assert (code, found) == (grpc.StatusCode.UNAVAILABLE, "")
 
 
@@ -177,7 +182,7 @@ def test_another_labs_certificate_is_worth_nothing(lab: Lab, dial: Dial) -> None
     """It was issued by an authority that this lab does not trust, also for an operator."""
     with Lab(name="another", banks=["cedar"], bank_servers=1, auth_servers=1, world="real") as other:
         operator = Identity("lab", Role.OPERATOR)
-        stub = health_pb2_grpc.HealthStub(dial(lab, "gateway", operator, of=other))
+        stub: Any = health_pb2_grpc.HealthStub(dial(lab, "gateway", operator, of=other))
         code, _ = refusal(lambda: stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S))
         assert code is grpc.StatusCode.UNAVAILABLE
 
@@ -203,7 +208,7 @@ def test_wrong_roles_are_turned_away(lab: Lab, dial: Dial, method: str) -> None:
             call: Any = channel.unary_unary(method)
             # Nobody vouches for himself: the header counts from a balancer's certificate only.
             claimed = str(Identity("lab", Role.OPERATOR))
-            metadata = ((CALLER_KEY, claimed), (BANK_KEY, "alpine"))
+            metadata: tuple[tuple[str, str], ...] = ((CALLER_KEY, claimed), (BANK_KEY, "alpine"))
             if role is Role.BALANCER:
                 metadata = ((BANK_KEY, "alpine"),)
             code, _ = refusal(lambda: call(b"", metadata=metadata, timeout=TIMEOUT_S))  # noqa: B023 - called at once
@@ -221,7 +226,7 @@ def test_a_method_that_nobody_knows_is_unimplemented(lab: Lab, dial: Dial) -> No
 @pytest.mark.parametrize("clock", ["abc", "-5", "", "9" * 5000, "1e9"])
 def test_a_strange_clock_does_no_harm(lab: Lab, dial: Dial, clock: str) -> None:
     """Metadata is whatever a caller writes: a Lamport clock that is none is ignored."""
-    stub = health_pb2_grpc.HealthStub(dial(lab, "logger", VISITOR))
+    stub: Any = health_pb2_grpc.HealthStub(dial(lab, "logger", VISITOR))
     answer = stub.Check(
         health_pb2.HealthCheckRequest(), metadata=(("paylab-lamport", clock),), timeout=TIMEOUT_S
     )

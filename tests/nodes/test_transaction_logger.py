@@ -56,7 +56,7 @@ def test_an_event_that_comes_again_is_the_same_event(lab: Lab, dial: Dial) -> No
 
 
 def test_the_chain_covers_everything(lab: Lab, dial: Dial) -> None:
-    """Each hash is SHA-256 over the one before it and the event's deterministic bytes, from 32 zero bytes on."""
+    """Each hash is SHA-256 over the hash before it, at first 32 zero bytes, and the event's bytes."""
     for _ in range(2):
         payment(lab)
     tip = bytes(32)
