@@ -65,9 +65,9 @@ class Campaign:
 
     def __str__(self) -> str:
         """A few lines for a terminal."""
+        counted = f"{self.seeds:,} seeds, {self.payments:,} payments: {self.committed:,} committed"
         lines = [
-            f"{self.seeds:,} seeds, {self.payments:,} payments: {self.committed:,} committed, "
-            f"{self.declined:,} declined, {self.queued:,} queued, {self.in_doubt:,} in doubt",
+            f"{counted}, {self.declined:,} declined, {self.queued:,} queued, {self.in_doubt:,} in doubt",
             f"{self.events:,} events in {self.virtual_s:,.0f} virtual seconds, {self.wall_s:,.1f} s of ours",
         ]
         lines += [f"BROKEN  {name} in {count} runs" for name, count in self.broken.items()]

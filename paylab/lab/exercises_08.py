@@ -217,7 +217,7 @@ EXERCISES = (
         _starter("leave_in_doubt()", "Return a list of at(seconds, fault) that exposes abort-alone."),
         (
             "When does a bank act alone? When it has promised and hears nothing for more than three seconds.",
-            "That is wrong only if the others commit: the decision must be on disk, and a bank must not know it.",
+            "That is wrong only after a commit: the decision must be on disk, and a bank must not know it.",
             'crash_at_commit("coordinator", ...) kills it at a forced write; it is started again at the end.',
         ),
         _exposes("abort-alone"),

@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -143,7 +144,7 @@ def _run(notebook: Any, folder: Path, reports: Path, seeds: Sequence[int] | None
         store_widget_state=False,
     )
     try:
-        client.execute(env=environment)
+        client.execute(env=environment, stderr=subprocess.DEVNULL)
     except CellTimeoutError:
         return f"stopped after {time_limit_s:g} s"
     except DeadKernelError:

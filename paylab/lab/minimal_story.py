@@ -131,7 +131,7 @@ class _Teller:
             if id(event) in blamed:
                 yield 9, f"HERE: {blamed[id(event)].text}."
 
-    def _line(self, event: Event) -> tuple[int, str] | None:
+    def _line(self, event: Event) -> tuple[int, str] | None:  # noqa: PLR0911 - a table of kinds
         if event.kind is Kind.CRASHED:
             return 7, f"{_who(event.node)} crashed."
         if event.kind is Kind.RESTARTED:
@@ -218,7 +218,8 @@ _REASONS = {
 def _pay(event: Event) -> str:
     request = event.detail
     money = wire.money_from_pb(request.money)
-    return f"{event.node} asked to pay {money} from {request.payer} to {request.payee}, key {request.idempotency_key!r}"
+    who, key = f"from {request.payer} to {request.payee}", request.idempotency_key
+    return f"{event.node} asked to pay {money} {who}, key {key!r}"
 
 
 def _prepare(event: Event) -> str:

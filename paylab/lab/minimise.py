@@ -195,11 +195,12 @@ class _Shrinker:
         violations = [line for line in result.violations if line.startswith(f"{self._check}:")]
         keys = minimal_story.keys_of(events, violations)
         few = tuple(order for order in case.orders if order.key in keys)
-        for orders_, choices in ((few, {}), (few, None), (case.orders, {})):
-            smaller = Case(case.seed, case.schedule, orders_, choices)
-            if orders_ and self.fails(smaller):
-                return smaller
-        return case
+        # With fewer payments a node comes to its third commit later, or never: let it die at another.
+        schedules = [case.schedule, *(_dying_at(case.schedule, nth) for nth in (1, 2, 3))]
+        tries = [Case(case.seed, schedule, few, {}) for schedule in schedules]
+        tries += [Case(case.seed, schedule, few) for schedule in schedules]
+        tries.append(Case(case.seed, case.schedule, case.orders, {}))
+        return next((smaller for smaller in tries if smaller.orders and self.fails(smaller)), case)
 
     def fewer_faults(self, case: Case) -> Case:
         """Drop faults."""
@@ -253,6 +254,16 @@ class _Shrinker:
         if not self.fails(with_lanes(list(recorded))):
             return case
         return with_lanes(_fewest(list(recorded), lambda kept: self.fails(with_lanes(kept))))
+
+
+def _dying_at(schedule: Sequence[Timed], nth: int) -> tuple[Timed, ...]:
+    """The schedule with every death at a commit moved to the nth one."""
+    return tuple(
+        Timed(timed.at_s, Fault(timed.fault.kind, (*timed.fault.arguments[:2], nth)), timed.period_s)
+        if timed.fault.kind == "crash_at_commit"
+        else timed
+        for timed in schedule
+    )
 
 
 def _fewest(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:

@@ -3,8 +3,10 @@
 Each rule is one that PROTOCOL gives: what must be on disk before it is said, and who may decide what.
 """
 
+# ruff: noqa: SLF001 - the table of rules stands below the class whose methods they are
+
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +63,9 @@ class Watch:
         """Take one event."""
         if event.kind is Kind.RESTARTED and event.node == "coordinator":
             self._life += 1
-        rule: Callable[[Event, Any], None] | None = _RULES.get((event.kind, type(event.detail)))
+        rule = _RULES.get((event.kind, type(event.detail)))
         if rule is not None:
-            rule(self, event, event.detail)  # type: ignore[call-arg] # an unbound method
+            rule(self, event, event.detail)
         elif event.kind in (Kind.FORCED_WRITE, Kind.STATE):
             self._fact(event)
 

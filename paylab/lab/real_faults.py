@@ -81,7 +81,7 @@ class Links:
 
     async def pass_gate(self, *nodes: str) -> None:
         """Wait while one of these nodes is paused."""
-        while self.paused & set(nodes):
+        while self.paused & set(nodes):  # noqa: ASYNC110 - see Links: plain values, set by any thread
             await asyncio.sleep(LOOK_S)
 
 
@@ -95,9 +95,7 @@ class FaultInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         self._source = host.identity.node
         self._target = target
 
-    async def intercept_unary_unary(
-        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
-    ) -> Any:
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Carry one call there and back. Raises AioRpcError at its deadline when a message is lost."""
         if self._links.calm():
             return await continuation(client_call_details, request)

@@ -28,6 +28,7 @@ from paylab.lab.lab import Lab
 from paylab.lab.orders import Order, user_of
 from paylab.nodes.client import PaymentClient
 from paylab.nodes.events import Event
+from paylab.nodes.node import LEASE_S
 
 BANKS = ("alpine", "boreal")
 BANK_SERVERS = 2
@@ -92,10 +93,12 @@ def run_seed(
     history: str | Path | None = None,
     trace: bool = False,
     watch: Callable[[Event], None] | None = None,
+    lease_s: float = LEASE_S,
 ) -> SeedResult:
     """Run one seed; `schedule` and `orders` stand in for those that would be drawn from it.
 
     `choices` replays what chance decided; `history` is a file for every event, `watch` is called with each.
+    Servers renew their leases of `lease_s`: long ones make long runs cheap.
     Raises LabError for a bad argument.
     """
     asked = tuple(orders) if orders is not None else tuple(draw_orders(seed, payments))
@@ -103,7 +106,7 @@ def run_seed(
     if not isinstance(choices, Choices):
         choices = Choices(seed, choices)
     began_s = time.perf_counter()
-    run = _Run(seed, asked, planned, choices, replace, watch)
+    run = _Run(seed, asked, planned, choices, replacements=replace, watch=watch, lease_s=lease_s)
     if trace or history is not None:
         run.write_to(history)
     result = run.result()
@@ -143,8 +146,10 @@ class _Run:
         asked: Sequence[Order],
         planned: Sequence[Timed],
         choices: Choices,
+        *,
         replacements: Mapping[str, Any] | None,
         watch: Callable[[Event], None] | None,
+        lease_s: float,
     ) -> None:
         self._seed = seed
         self._asked = asked
@@ -157,6 +162,7 @@ class _Run:
             banks=BANKS,
             bank_servers=BANK_SERVERS,
             auth_servers=1,
+            lease_s=lease_s,
             replace=replacements,
             name=f"campaign-{next(_RUNS)}",
         )

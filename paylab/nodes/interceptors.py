@@ -163,7 +163,8 @@ class CallInterceptor(AroundInterceptor):
             await context.abort(code, message, (*trailers, (LAMPORT_KEY, str(recorder.lamport + 1))))
         except Exception as error:
             detail = str(error) or type(error).__name__
-            if not isinstance(error, grpc.aio.AbortError):
+            # An InternalError means that the caller died before it could be told.
+            if not isinstance(error, grpc.aio.AbortError | grpc.aio.InternalError):
                 self._host.failures.append(error)
             raise
         finally:

@@ -395,7 +395,7 @@ PAYMENTS = st.lists(
 
 
 @given(PAYMENTS, STEPS)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_whatever_happens_every_payment_has_one_end(
     payments: list[tuple[tuple[str, str], int]], steps: list[tuple[int, int]]
 ) -> None:

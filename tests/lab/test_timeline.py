@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ class Scene:
         self.now_s = 0.0
         self._pens: dict[str, Recorder] = {}
 
-    def add(self, node: str, kind: Kind, detail: str = "", *, after_s: float = 0.001, **about: str) -> None:
+    def add(self, node: str, kind: Kind, detail: str = "", *, after_s: float = 0.001, **about: Any) -> None:
         self.now_s += after_s
         if node not in self._pens:
             self._pens[node] = Recorder(node, lambda: self.now_s, self.events.append)

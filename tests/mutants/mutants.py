@@ -3,10 +3,12 @@
 The planted bugs of the package come first; what follows is not shown to readers.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import grpc
 from sqlalchemy import update
 
 from paylab.core import ledger, participant
@@ -34,7 +36,9 @@ Accounts = Mapping[str, Account]
 class VotesBeforeForcing(BankServer):
     """Looks whether there is enough, says yes, and writes the promise afterwards."""
 
-    async def Prepare(self, request: bank_pb2.PrepareRequest, context: Any) -> bank_pb2.PrepareResponse:
+    async def Prepare(  # noqa: N802 - the proto's name
+        self, request: bank_pb2.PrepareRequest, context: Any
+    ) -> bank_pb2.PrepareResponse:
         if any(item.one_phase for item in request.items):
             return await super().Prepare(request, context)
         votes = []
@@ -168,7 +172,9 @@ class PresumesCommit(Coordinator):
 class IgnoresKeys(PaymentGateway):
     """Makes a new payment of every request, whatever its key."""
 
-    async def Pay(self, request: payment_gateway_pb2.PayRequest, context: Any) -> Any:
+    async def Pay(  # noqa: N802 - the proto's name
+        self, request: payment_gateway_pb2.PayRequest, context: Any
+    ) -> Any:
         request.idempotency_key = f"{request.idempotency_key}#{self.host.new_id()}"
         return await super().Pay(request, context)
 
@@ -176,7 +182,9 @@ class IgnoresKeys(PaymentGateway):
 class SavesKeyAfterwards(PaymentGateway):
     """Carries the payment out under a makeshift key, and enters the caller's own when it is done."""
 
-    async def Pay(self, request: payment_gateway_pb2.PayRequest, context: Any) -> Any:
+    async def Pay(  # noqa: N802 - the proto's name
+        self, request: payment_gateway_pb2.PayRequest, context: Any
+    ) -> Any:
         key, makeshift = request.idempotency_key, f"makeshift-{self.host.new_id()}"
         rows = await self._payments.store.rows(PAYMENTS.select().where(PAYMENTS.c.key == key))
         if rows:
@@ -200,12 +208,8 @@ class ForgetsToQueue(PaymentGateway):
         return [(topic, payload) for topic, payload in rows if topic != QUEUE]
 
     async def _tell(self, payloads: list[bytes]) -> None:
-        import grpc  # noqa: PLC0415 - the mutant alone needs it
-
-        try:
+        with contextlib.suppress(grpc.aio.AioRpcError):
             await self._send_queue(payloads)
-        except grpc.aio.AioRpcError:
-            pass
 
 
 def fingerprint_without_amount(*, payer: str, payee: str, money: Money) -> str:  # noqa: ARG001 - the slot's shape

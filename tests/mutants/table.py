@@ -1,13 +1,15 @@
-"""Writes README.md of this folder: for every mutant the first seed that finds it, and how small the run becomes.
+"""Writes README.md of this folder: the first seed that finds a mutant, and how small its run becomes.
 
 python tests/mutants/table.py [NAME ...]
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
 
 from paylab.lab.minimise import minimise
+from paylab.lab.planted_bugs import PlantedBug
 from paylab.lab.seed_runs import SeedResult, run_seed
 
 HERE = Path(__file__).parent
@@ -18,21 +20,21 @@ PAYMENTS = 12
 
 def main(names: list[str]) -> None:
     sys.path.insert(0, str(HERE))
-    from mutants import MUTANTS  # noqa: PLC0415 - it lies beside this file, not on the path
+    mutants: dict[str, PlantedBug] = importlib.import_module("mutants").MUTANTS
 
-    for name in names or list(MUTANTS):
+    for name in names or list(mutants):
         rows = json.loads(FOUND.read_text(encoding="utf-8")) if FOUND.exists() else {}
         known = rows.get(name, {})
-        row = known if "lines" in known else _row(MUTANTS[name], known.get("seed", 0), known.get("check", ""))
+        row = known if "lines" in known else _row(mutants[name], known.get("seed", 0), known.get("check", ""))
         rows[name] = row
         FOUND.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         print(name, row, flush=True)  # noqa: T201 - a script
     rows = json.loads(FOUND.read_text(encoding="utf-8"))
-    (HERE / "README.md").write_text(_readme(MUTANTS, rows), encoding="utf-8")
+    (HERE / "README.md").write_text(_readme(mutants, rows), encoding="utf-8")
 
 
-def _row(mutant: object, start: int, check: str) -> dict[str, object]:
-    replace = mutant.replace  # type: ignore[attr-defined] # a PlantedBug
+def _row(mutant: PlantedBug, start: int, check: str) -> dict[str, object]:
+    replace = mutant.replace
     for seed in range(start, SEEDS_MAX):
         result: SeedResult = run_seed(seed, payments=PAYMENTS, replace=replace)
         if not result.ok and (not check or check in result.broken):
@@ -51,20 +53,20 @@ def _row(mutant: object, start: int, check: str) -> dict[str, object]:
     }
 
 
-def _readme(mutants: dict[str, object], rows: dict[str, dict[str, object]]) -> str:
+def _readme(mutants: dict[str, PlantedBug], rows: dict[str, dict[str, object]]) -> str:
     lines = [
         "# Mutants",
         "",
-        "Networks with one mistake each. A campaign of heavy faults with 12 payments a seed finds every one; the",
-        "first seed that does is shown, which is how many seeds before it found nothing. `table.py` wrote this.",
+        "Networks with one mistake each. Campaigns of heavy faults with 12 payments a seed find every one.",
+        "The first seed that does is shown: so many seeds before it found nothing. `table.py` wrote this.",
         "",
-        "| mutant | mistake | first seed | check that fails | payments | faults | lines | the step that is named |",
+        "| mutant | mistake | first seed | check that fails | payments | faults | lines | faulty step |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, mutant in mutants.items():
         row = rows.get(name, {})
         cells = [str(row.get(key, "")) for key in ("seed", "check", "payments", "faults", "lines", "step")]
-        lines.append(f"| {name} | {mutant.about} | {' | '.join(cells)} |")  # type: ignore[attr-defined]
+        lines.append(f"| {name} | {mutant.about} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

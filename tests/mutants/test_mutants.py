@@ -1,5 +1,6 @@
 """Every mutant is found by a campaign; the seed that finds it first is recorded beside it."""
 
+import importlib
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from paylab.lab.seed_runs import run_seed
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from mutants import MUTANTS  # noqa: E402 - it lies beside this file, not on the path
+MUTANTS = importlib.import_module("mutants").MUTANTS
 
 FOUND = json.loads((HERE / "found.json").read_text(encoding="utf-8"))
 SEEDS_MAX = 500

@@ -55,11 +55,11 @@ SUPERMARKET = Experiment(
     # With one choice each queue is M/M/1, however many there are, and forgets within 1 / (1 - √load)² service
     # times, 380 at 0.9. With more they forget soon, but the formula is that of very many servers.
     full=Size(
-        24,
+        40,
         {
             "load": 0.9,
-            "alone": {"servers": 200, "warm_up_s": 800.0, "measured_s": 3_000.0},
-            "together": {"servers": 1_000, "warm_up_s": 60.0, "measured_s": 40.0},
+            "alone": {"servers": 200, "warm_up_s": 800.0, "measured_s": 2_200.0},
+            "together": {"servers": 1_000, "warm_up_s": 40.0, "measured_s": 30.0},
             "precision": 0.02,
         },
     ),

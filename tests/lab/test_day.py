@@ -1,0 +1,57 @@
+"""A day of virtual time, with an outage of three hours in it, takes seconds."""
+
+import sys
+from collections import Counter
+
+from paylab.lab.faults import at, crash, restart
+from paylab.lab.orders import OPENING_MINOR, Order
+from paylab.lab.seed_runs import run_seed
+from paylab.nodes.events import Event, Kind
+from paylab.nodes.wire import HOUSEKEEPING
+
+DAY_S, HOUR_S = 86_400.0, 3_600.0
+PAYMENTS = 2_000
+LEASE_S = 30.0
+
+
+def day() -> tuple[float, float]:
+    """Run it; returns the seconds that it took and the share of heartbeats among its calls."""
+    calls: Counter[bool] = Counter()
+    queued: Counter[str] = Counter()
+
+    def count(event: Event) -> None:
+        if event.kind is Kind.SENT:
+            calls[event.method in HOUSEKEEPING] += 1
+        if event.kind is Kind.STATE and " is QUEUED" in str(event.detail):
+            queued[event.payments[0]] += 1
+
+    accounts = list(OPENING_MINOR)
+    asked = [
+        Order(
+            round(n * DAY_S / PAYMENTS, 3),
+            accounts[n % 4],
+            accounts[(n + 1 + n // 4 % 3) % 4],
+            1_00,
+            f"order-{n}",
+        )
+        for n in range(PAYMENTS)
+    ]
+    outage = [at(8 * HOUR_S, crash(server)) for server in ("boreal-1", "boreal-2")]
+    outage += [at(11 * HOUR_S, restart(server)) for server in ("boreal-1", "boreal-2")]
+    result = run_seed(1, orders=asked, schedule=outage, watch=count, lease_s=LEASE_S)
+    assert result.violations == ()
+    assert (result.payments, result.queued, result.in_doubt) == (PAYMENTS, 0, 0)
+    assert result.virtual_s > DAY_S * 0.99
+    assert len(queued) > 100
+    return result.wall_s, calls[True] / calls.total()
+
+
+def test_a_day_with_an_outage_recovers() -> None:
+    """Two thousand payments; those that were queued for up to three hours are settled, and nothing is lost."""
+    _, heartbeats = day()
+    assert 0.0 < heartbeats < 1.0
+
+
+if __name__ == "__main__":
+    wall_s, share = day()
+    sys.stdout.write(f"a day in {wall_s:.1f} s, {share:.0%} of all calls are heartbeats\n")
