@@ -63,11 +63,13 @@ def test_a_schedule_runs_in_either_world(world: str) -> None:
         for payment in sent:
             error = payment.exception(60)
             assert error is None or (isinstance(error, PaylabError) and not error.definite)
+        keys = [f"{batch}/{n}" for batch in range(6) for n in range(3)]
+        asking = [ada.submit_pay(bob, "1.00 EUR", key=key, deadline_s=60.0) for key in keys]
+        while not all(asked.done() for asked in asking):
+            lab.advance(0.3)
+            start_all(lab)  # a death that was armed may come only now
+        again = [asked.result(60) for asked in asking]
         start_all(lab)
-        again = [
-            ada.pay(bob, "1.00 EUR", key=f"{b}/{n}", deadline_s=60.0) for b in range(6) for n in range(3)
-        ]
-        start_all(lab)  # a death that was armed may have come only now
         assert lab.settle(timeout_s=60.0)
         for _ in range(120):  # what was queued is tried again by and by
             if {ada.payment(receipt.payment).state for receipt in again} == {"COMMITTED"}:
