@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from paylab import Lab
 from paylab.core.authorization import Identity, Role
+from paylab.lab.lab import open_labs
 from paylab.lab.real_world import RealWorld
 from paylab.nodes.auth_server import PasswordCost
 
@@ -29,11 +32,41 @@ def cheap() -> PasswordCost:
     return CHEAP
 
 
+@pytest.fixture(scope="module", params=["real", "simulated"])
+def world(request: pytest.FixtureRequest) -> str:
+    """Whatever is said of a node's behaviour holds in both worlds; a module may narrow this."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, world: str) -> Iterator[Lab]:
     """The default network, for tests that leave it as they found it; closing it raises what went wrong."""
-    with Lab(name=request.module.__name__, password_cost=CHEAP) as lab:
+    with Lab(name=request.module.__name__, password_cost=CHEAP, world=world) as lab:
         yield lab
+
+
+class BlockingChannel:
+    """A channel of the simulated world, for stubs that block."""
+
+    readers = count(1)
+
+    def __init__(self, lab: Lab, node: str, role: Role) -> None:
+        self._lab = lab
+        # A name of its own: another host of a node's name would be that node's restart.
+        self._reader = Identity(f"reader-{next(self.readers)}", role)
+        self._channel = lab.world.call(self._open(node))
+
+    async def _open(self, node: str) -> grpc.aio.Channel:
+        return self._lab.world.host(self._reader).channel(node)
+
+    def unary_unary(self, method: str, *codecs: Any, **named: Any) -> Callable[..., Any]:
+        async def ask(request: Any, **about: Any) -> Any:
+            return await self._channel.unary_unary(method, *codecs, **named)(request, **about)
+
+        return lambda request, **about: self._lab.world.call(ask(request, **about))
+
+    def unary_stream(self, method: str, *_codecs: Any, **_named: Any) -> Callable[..., Any]:
+        return lambda *_, **__: pytest.fail(f"{method} is a stream")
 
 
 @pytest.fixture
@@ -46,7 +79,9 @@ def dial() -> Iterator[Dial]:
     ) -> grpc.Channel:
         """`of` is the lab whose authority issues the certificate."""
         world, issuer = lab.world, (of or lab).world
-        assert isinstance(world, RealWorld)
+        if not isinstance(world, RealWorld):
+            assert identity is not None
+            return cast("grpc.Channel", BlockingChannel(lab, node, identity.role))
         assert isinstance(issuer, RealWorld)
         trusted = world.credentials(Identity("reader", Role.CLIENT)).ca_pem
         mine = issuer.credentials(identity) if identity else None
@@ -64,12 +99,13 @@ def dial() -> Iterator[Dial]:
 
 @pytest.fixture(scope="session")
 def eventually() -> Eventually:
-    """Poll until a condition holds; fail when it does not within a generous time."""
+    """Let time pass in every open lab until a condition holds; fail when it never does."""
 
     def wait(condition: Callable[[], bool], what: str = "it did not happen in time") -> None:
         until_s = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < until_s, what
-            time.sleep(0.01)
+            for lab in open_labs():
+                lab.advance(0.01)
 
     return wait

@@ -365,6 +365,11 @@ def _world(
     return SimWorld(name, seed=seed, sink=history.add, choices=choices)
 
 
+def open_labs() -> tuple["Lab", ...]:
+    """Every lab of this process that is not closed."""
+    return tuple(_OPEN.values())
+
+
 def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int, policy: str) -> None:
     if isinstance(banks, str) or not banks or len(set(banks)) != len(banks):
         raise LabError("BAD_ARGUMENT", "banks is a list of different names")

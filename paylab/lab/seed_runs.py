@@ -35,6 +35,7 @@ BANK_SERVERS = 2
 # Long enough for the queue's backoff, of 30 s at most, and two tries.
 QUIET_MAX_S = 75.0
 QUIET_LOOK_S = 0.5
+CARE_MAX_S = 60.0
 RUN_WALL_MAX_S = 3600.0
 _RUNS = itertools.count(1)
 
@@ -275,11 +276,12 @@ class _Run:
 
     async def _take_care(self) -> None:
         """Start what is down, also what dies of a fault that was armed before the repair."""
-        network = self._lab.network
+        network, pause_s = self._lab.network, QUIET_LOOK_S
         while True:
             for name in network.nodes:
                 await fault_rules.apply(network, fault_rules.restart(name))
-            await asyncio.sleep(QUIET_LOOK_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(CARE_MAX_S, pause_s * 1.2)  # the longer nothing has died, the less will
 
     async def _come_to_rest(self) -> bool:
         """Wait until nothing is in doubt, open, unsent or queued; whether that came true in time."""

@@ -102,9 +102,9 @@ class BankStore:
 
     async def prepared(self, *, before_s: float, limit: int) -> list[Txn]:
         """Transactions, of whichever twin, that have been prepared since before then."""
-        long_prepared = (TRANSACTIONS.c.state == State.PREPARED) & (TRANSACTIONS.c.since_s < before_s)
-        query = select(TRANSACTIONS.c.txn).where(long_prepared).order_by(TRANSACTIONS.c.txn).limit(limit)
-        return [wire.txn_from_text(row.txn) for row in await self.store.rows(query)]
+        asked = {"before_s": before_s, "limit": limit}
+        rows = await self.store.run(lambda connection: connection.execute(_LONG_PREPARED, asked).all())
+        return [wire.txn_from_text(row.txn) for row in rows]
 
     async def open_accounts(self, opening: Sequence[Account], *, now: float) -> int:
         """Open what is not open yet, each balance posted against the funding account; returns how many."""
@@ -220,6 +220,13 @@ class Books(Generic[Item, Answer]):
         _post(self._connection, lines, now=now)
 
 
+# Asked for ever, mostly in vain, so it is built once.
+_LONG_PREPARED = (
+    select(TRANSACTIONS.c.txn)
+    .where((TRANSACTIONS.c.state == State.PREPARED) & (TRANSACTIONS.c.since_s < bindparam("before_s")))
+    .order_by(TRANSACTIONS.c.txn)
+    .limit(bindparam("limit"))
+)
 _SELECT_TRANSACTIONS = select(TRANSACTIONS).where(TRANSACTIONS.c.txn.in_(bindparam("txns", expanding=True)))
 _SELECT_ACCOUNTS = select(ACCOUNTS).where(ACCOUNTS.c.account.in_(bindparam("names", expanding=True)))
 _UPDATE_TRANSACTION = (

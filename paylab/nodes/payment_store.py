@@ -56,6 +56,7 @@ PAYMENTS = Table(
 OUTBOX = outbox_table(TABLES)
 
 _INSERT = insert(PAYMENTS)
+_OPEN = select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment)
 _BY_KEY = select(PAYMENTS).where(PAYMENTS.c.key.in_(bindparam("keys", expanding=True)))
 _BY_ID = select(PAYMENTS).where(PAYMENTS.c.payment.in_(bindparam("payments", expanding=True)))
 # What an attempt changes; the rest of a payment is written once.
@@ -109,8 +110,7 @@ class PaymentStore:
 
     async def open_payments(self) -> list[Payment]:
         """Every payment with an open attempt."""
-        query = select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment)
-        rows = await self.store.rows(query)
+        rows = await self.store.rows(_OPEN)
         return [_payment(row) for row in rows]
 
     async def of_caller(self, caller: str, *, limit: int) -> list[Payment]:

@@ -218,6 +218,20 @@ def test_an_older_attempt_is_never_begun() -> None:
     assert core.decision(Txn("p1", 2), now=0.0) is Outcome.UNDECIDED
 
 
+def test_an_older_attempt_is_refused_for_as_long_as_it_could_come() -> None:
+    """The gateway's clock was set back: attempt 2 is over long before attempt 1 expires, and is forgotten.
+
+    A copy of attempt 1 that is still on its way must not be begun then.
+    """
+    for first_before_second in (True, False):
+        core = coordinator()
+        requests = [commit(expires_at_s=50.0, epoch=0), commit(Txn("p1", 2), expires_at_s=5.0, epoch=0)]
+        for request in requests if first_before_second else requests[::-1]:
+            core.commit(request, now=0.0)
+        core.forget(now=20.0)
+        assert sent(core.commit(commit(expires_at_s=50.0), now=20.0)) == []
+
+
 def test_a_newer_attempt_waits_for_the_open_one() -> None:
     """The gateway opens the next attempt only after a definite answer; who comes earlier is not begun."""
     core = coordinator()

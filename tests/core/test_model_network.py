@@ -273,33 +273,35 @@ class ModelNetwork:
         names = sorted(self.gateway.rows)
         name = names[which % len(names)]
         bank = self.banks[sorted(self.banks)[which % 2]]
-        # Most of the time something is delivered, or nothing would ever get far.
+        # Only what would do something is offered, and mostly deliveries, or nothing would ever get far.
         if self.bag:
             index = which % len(self.bag)
-            yield from [lambda: self.deliver(index)] * 6
-            yield from [lambda: self.deliver(0)] * 4
-            yield lambda: self.deliver(index, keep=True)
-            yield lambda: self.deliver(index, keep=True)
-            yield lambda: _drop(self.bag.pop(index))
             to, message = self.bag[index]
+            yield from [lambda: self.deliver(index)] * 4
+            yield from [lambda: self.deliver(0)] * 3
+            yield from [lambda: self.deliver(index, keep=True)] * 2
+            yield lambda: _drop(self.bag.pop(index))
             if to == "coordinator":
                 yield lambda: self._deliver_and_crash(index, message, which % 3)
         if self.coordinator.timers:
-            yield lambda: self.coordinator.fire(
-                self.coordinator.timers.pop(which % len(self.coordinator.timers))
-            )
-        yield lambda: self.gateway.open(name)
-        yield lambda: self.gateway.open(name)
-        yield lambda: self.gateway.ask(name)
-        yield lambda: self.gateway.ask(name)
+            n = which % len(self.coordinator.timers)
+            yield from [lambda: self.coordinator.fire(self.coordinator.timers.pop(n))] * 2
+        row = self.gateway.rows[name]
+        if row.state in (PaymentState.CREATED, PaymentState.QUEUED):
+            yield from [lambda: self.gateway.open(name)] * 2
+        if row.state is PaymentState.PREPARING:
+            yield from [lambda: self.gateway.ask(name)] * 2
         if self.gateway.asked:
             old = self.gateway.asked[which % len(self.gateway.asked)]
             yield lambda: self.gateway.ask_about(old)
-        yield self.gateway.tell_saved
-        yield bank.ask
+        if self.gateway.outbox:
+            yield self.gateway.tell_saved
+        if self.coordinator.ending:
+            yield self.coordinator.write_lazily
+        if any(each.state is State.PREPARED for each in bank.disk.rows.values()):
+            yield bank.ask
         yield bank.crash
         yield self.coordinator.crash
-        yield self.coordinator.write_lazily
         yield self.gateway.crash
         yield lambda: self._wait(which % 20)
 

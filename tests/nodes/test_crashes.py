@@ -34,10 +34,10 @@ class HastyQueue(OfflineQueue):
 
 
 @pytest.fixture(scope="module")
-def busy(cheap: PasswordCost) -> Iterator[Lab]:
+def busy(cheap: PasswordCost, world: str) -> Iterator[Lab]:
     """A network to be broken; closing it raises what failed in the background."""
     replace = {"node.coordinator": PatientCoordinator, "node.queue": HastyQueue}
-    with Lab(name="busy", replace=replace, password_cost=cheap) as lab:
+    with Lab(name="busy", replace=replace, password_cost=cheap, world=world) as lab:
         yield lab
 
 

@@ -22,6 +22,12 @@ NAMES = count(1)
 
 
 @pytest.fixture(scope="module")
+def world() -> str:
+    """A channel of grpc's own needs a real port."""
+    return "real"
+
+
+@pytest.fixture(scope="module")
 def loaded(cheap: PasswordCost) -> Iterator[Lab]:
     """A network that balances by least load; its servers report rarely, so that a test can speak for them."""
     with Lab(

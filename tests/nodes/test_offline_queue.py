@@ -49,18 +49,22 @@ class WearyQueue(OfflineQueue):
 
 
 @pytest.fixture(scope="module")
-def hasty(cheap: PasswordCost) -> Iterator[Lab]:
+def hasty(cheap: PasswordCost, world: str) -> Iterator[Lab]:
     """A small network that finds out soon that a bank is away."""
     replace = {"node.coordinator": HastyCoordinator, "node.queue": HastyQueue}
-    with Lab(name="hasty", bank_servers=2, auth_servers=1, replace=replace, password_cost=cheap) as lab:
+    with Lab(
+        name="hasty", bank_servers=2, auth_servers=1, replace=replace, password_cost=cheap, world=world
+    ) as lab:
         yield lab
 
 
 @pytest.fixture(scope="module")
-def weary(cheap: PasswordCost) -> Iterator[Lab]:
+def weary(cheap: PasswordCost, world: str) -> Iterator[Lab]:
     """The same, with a queue that gives up."""
     replace = {"node.coordinator": HastyCoordinator, "node.queue": WearyQueue}
-    with Lab(name="weary", bank_servers=1, auth_servers=1, replace=replace, password_cost=cheap) as lab:
+    with Lab(
+        name="weary", bank_servers=1, auth_servers=1, replace=replace, password_cost=cheap, world=world
+    ) as lab:
         yield lab
 
 
