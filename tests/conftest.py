@@ -50,14 +50,18 @@ class BlockingChannel:
 
     readers = count(1)
 
-    def __init__(self, lab: Lab, node: str, role: Role) -> None:
+    def __init__(self, lab: Lab, node: str, identity: Identity) -> None:
         self._lab = lab
-        # A name of its own: another host of a node's name would be that node's restart.
-        self._reader = Identity(f"reader-{next(self.readers)}", role)
-        self._channel = lab.world.call(self._open(node))
+        self._channel = lab.world.call(self._open(node, identity))
 
-    async def _open(self, node: str) -> grpc.aio.Channel:
-        return self._lab.world.host(self._reader).channel(node)
+    async def _open(self, node: str, identity: Identity) -> grpc.aio.Channel:
+        # A name of its own, since another host of a node's name would be that node's restart; but the
+        # certificate that was asked for.
+        host: Any = self._lab.world.host(Identity(f"reader-{next(self.readers)}", identity.role))
+        names = [identity.node.encode(), str(identity).encode()]
+        host.credentials["x509_subject_alternative_name"] = names
+        channel: grpc.aio.Channel = host.channel(node)
+        return channel
 
     def unary_unary(self, method: str, *codecs: Any, **named: Any) -> Callable[..., Any]:
         async def ask(request: Any, **about: Any) -> Any:
@@ -81,7 +85,7 @@ def dial() -> Iterator[Dial]:
         world, issuer = lab.world, (of or lab).world
         if not isinstance(world, RealWorld):
             assert identity is not None
-            return cast("grpc.Channel", BlockingChannel(lab, node, identity.role))
+            return cast("grpc.Channel", BlockingChannel(lab, node, identity))
         assert isinstance(issuer, RealWorld)
         trusted = world.credentials(Identity("reader", Role.CLIENT)).ca_pem
         mine = issuer.credentials(identity) if identity else None

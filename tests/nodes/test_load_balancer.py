@@ -22,16 +22,15 @@ NAMES = count(1)
 
 
 @pytest.fixture(scope="module")
-def world() -> str:
-    """A channel of grpc's own needs a real port."""
-    return "real"
-
-
-@pytest.fixture(scope="module")
-def loaded(cheap: PasswordCost) -> Iterator[Lab]:
+def loaded(cheap: PasswordCost, world: str) -> Iterator[Lab]:
     """A network that balances by least load; its servers report rarely, so that a test can speak for them."""
     with Lab(
-        name="least-load", policy="least_load", auth_servers=1, lease_s=300.0, password_cost=cheap
+        name="least-load",
+        policy="least_load",
+        auth_servers=1,
+        lease_s=300.0,
+        password_cost=cheap,
+        world=world,
     ) as lab:
         lab.client("ann", bank="alpine", balance="1.00 EUR")
         yield lab
