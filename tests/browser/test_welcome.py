@@ -41,10 +41,8 @@ def open_and_run(page: Page, address: str, notebook: str) -> list[str]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(f"{address}/lab/tree/notebooks/{notebook}?token={TOKEN}")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    page.wait_for_function(
-        "() => window.jupyterapp?.serviceManager.sessions.running().next().value !== undefined",
-        timeout=60_000,
-    )
+    # What is asked before the kernel answers is not run.
+    page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
     return complaints
 

@@ -14,8 +14,9 @@ PAYMENTS = 2_000
 LEASE_S = 30.0
 
 
-def day() -> tuple[float, float]:
-    """Run it; returns the seconds that it took and the share of heartbeats among its calls."""
+def day(share: float = 1.0) -> tuple[float, float]:
+    """Run it, or a share of it; returns the seconds that it took and the share of heartbeats."""
+    payments = round(PAYMENTS * share)
     calls: Counter[bool] = Counter()
     queued: Counter[str] = Counter()
 
@@ -34,21 +35,21 @@ def day() -> tuple[float, float]:
             1_00,
             f"order-{n}",
         )
-        for n in range(PAYMENTS)
+        for n in range(payments)
     ]
-    outage = [at(8 * HOUR_S, crash(server)) for server in ("boreal-1", "boreal-2")]
-    outage += [at(11 * HOUR_S, restart(server)) for server in ("boreal-1", "boreal-2")]
+    outage = [at(8 * HOUR_S * share, crash(server)) for server in ("boreal-1", "boreal-2")]
+    outage += [at(11 * HOUR_S * share, restart(server)) for server in ("boreal-1", "boreal-2")]
     result = run_seed(1, orders=asked, schedule=outage, watch=count, lease_s=LEASE_S)
     assert result.violations == ()
-    assert (result.payments, result.queued, result.in_doubt) == (PAYMENTS, 0, 0)
-    assert result.virtual_s > DAY_S * 0.99
-    assert len(queued) > 100
+    assert (result.payments, result.queued, result.in_doubt) == (payments, 0, 0)
+    assert result.virtual_s > DAY_S * share * 0.99
+    assert len(queued) > 100 * share
     return result.wall_s, calls[True] / calls.total()
 
 
 def test_a_day_with_an_outage_recovers() -> None:
-    """Two thousand payments; those that were queued for up to three hours are settled."""
-    _, heartbeats = day()
+    """Those that were queued while the bank was away are settled; here a short stretch of the day."""
+    _, heartbeats = day(share=0.04)
     assert 0.0 < heartbeats < 1.0
 
 
