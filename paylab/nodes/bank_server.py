@@ -13,7 +13,7 @@ from paylab.core import messages
 from paylab.core.authorization import Role
 from paylab.core.ledger import Account
 from paylab.core.tokens import check_account
-from paylab.errors import NotFound
+from paylab.errors import InvalidRequest, NotFound
 from paylab.nodes import wire
 from paylab.nodes.bank_store import Answer, BankStore, Item, Rule
 from paylab.nodes.events import Kind
@@ -136,12 +136,17 @@ class BankServer(Node, pb_grpc.BankServicer):
     # Accounts -----------------------------------------------------------------------------------
 
     async def OpenAccounts(self, request: pb.OpenAccountsRequest, context: Any) -> pb.OpenAccountsResponse:
-        """Open what is not open yet, each with its opening balance posted against the funding account."""
+        """Open what is not open yet, balances posted against the funding account. Raises InvalidRequest."""
         opening = [
             Account(new.account, money.currency, money.amount_minor, owner=new.owner)
             for new in request.accounts
             for money in [wire.money_from_pb(new.opening_balance)]
         ]
+        for account in opening:
+            if not account.account or set("@/") & set(account.account):
+                raise InvalidRequest("BAD_ACCOUNT", f"{account.account!r} is no name for an account")
+            if account.posted_minor < 0:
+                raise InvalidRequest("INVALID_AMOUNT", f"{account.account} cannot open below zero")
         return pb.OpenAccountsResponse(opened=await self._books.open_accounts(opening, now=self.host.now()))
 
     async def CloseAccount(self, request: pb.CloseAccountRequest, context: Any) -> pb.Account:

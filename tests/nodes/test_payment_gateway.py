@@ -217,3 +217,12 @@ def test_what_the_store_holds_is_no_secret(lab: Lab) -> None:
     for secret in (alice._client._password, alice._client._access_token, alice._client._refresh_token):
         assert secret
         assert secret not in stored
+
+
+@pytest.mark.parametrize(("account", "amount_minor"), [("@clearing", 0), ("a/b", 0), ("", 0), ("poor", -1)])
+def test_a_bank_opens_no_such_account(lab: Lab, account: str, amount_minor: int) -> None:
+    """Internal names and debts are refused, whoever asks."""
+    opening = [(account, Money(amount_minor, "EUR"), "")]
+    with pytest.raises(grpc.RpcError) as refused:
+        lab.world.call(lab.network.open_accounts("alpine", opening))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
