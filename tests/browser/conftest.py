@@ -76,7 +76,9 @@ def wait_until_answered(address: str, server: "subprocess.Popen[bytes]", timeout
     pytest.fail("JupyterLab did not answer")
 
 
-@pytest.fixture(scope="session")
+# Playwright keeps an event loop running in this thread while it is open, which would refuse the
+# `asyncio.run` of whatever test comes next in the same worker: it closes behind the last test of a module.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
