@@ -22,9 +22,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from paylab.core.money import Money
 from paylab.errors import OutcomeUnknown, PaylabError
-from paylab.lab.exercises import exercises
-from paylab.lab.experiments import experiment
-from paylab.lab.judge import judge, replay
+from paylab.lab.experiments.experiments import experiment
+from paylab.lab.judging.exercises import exercises
+from paylab.lab.judging.judge import judge, replay
 from paylab.lab.lab import Lab
 from paylab.lab.predictions import guesses, predict
 from paylab.lab.reading import source

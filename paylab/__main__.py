@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from paylab.core.balancing import POLICIES
 from paylab.errors import LabError, PaylabError
-from paylab.lab import campaign_command
+from paylab.lab.campaigns import campaign_command
 
 CONCURRENCY_DEFAULT = 64
 
@@ -125,13 +125,13 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    from paylab.lab.marking import mark_command  # noqa: PLC0415 - only this command needs it
+    from paylab.lab.judging.marking import mark_command  # noqa: PLC0415 - only this command needs it
 
     return mark_command(options, print)
 
 
 def _experiment(options: argparse.Namespace) -> int:
-    from paylab.lab import experiment_results, experiments  # noqa: PLC0415 - only this command needs them
+    from paylab.lab.experiments import experiment_results, experiments  # noqa: PLC0415 - only this command needs them
 
     if options.list:
         known = experiments.catalogue()
@@ -158,7 +158,7 @@ def _experiment(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from paylab.lab.check_command import judge_file  # noqa: PLC0415 - only this command needs it
+    from paylab.lab.checking.check_command import judge_file  # noqa: PLC0415 - only this command needs it
 
     report = judge_file(options.file)
     print(json.dumps(report.to_json(), indent=2) if options.json else report)

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import paylab
-from paylab.lab.exercises import exercises
+from paylab.lab.judging.exercises import exercises
 from paylab.lab.reading import LINES_MAX
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"

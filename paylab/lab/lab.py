@@ -14,16 +14,17 @@ from paylab.core.balancing import POLICIES
 from paylab.core.money import Money, parse_money
 from paylab.core.tokens import ORIGINATOR
 from paylab.errors import LabError
-from paylab.lab import checks, faults
-from paylab.lab.choices import Choices
+from paylab.lab import faults
+from paylab.lab.checking import checks
+from paylab.lab.checking.history import History
+from paylab.lab.checking.history_checks import HistoryChecks
 from paylab.lab.clients import LabClient
 from paylab.lab.durations import seconds
-from paylab.lab.history import History
-from paylab.lab.history_checks import HistoryChecks
 from paylab.lab.loop import LabFuture
 from paylab.lab.network import Network
 from paylab.lab.real_world import RealWorld, World
-from paylab.lab.simulator import SimWorld
+from paylab.lab.simulation.choices import Choices
+from paylab.lab.simulation.simulator import SimWorld
 from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.client import PaymentClient, Receipt
 from paylab.nodes.node import LEASE_S
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     import networkx as nx
 
-    from paylab.lab.timeline import Timeline
+    from paylab.lab.drawing.timeline import Timeline
     from paylab.lab.workload import RunResult
 
 T = TypeVar("T")
@@ -263,13 +264,13 @@ class Lab:
 
     def graph(self) -> "nx.DiGraph[str]":
         """The network as a graph: nodes with `role`, `layer`, `up`; an edge per pair with `calls`."""
-        from paylab.lab import graphs  # noqa: PLC0415 - networkx takes long to import
+        from paylab.lab.drawing import graphs  # noqa: PLC0415 - networkx takes long to import
 
         return graphs.network_graph(self)
 
     def timeline(self, receipt: Receipt | str, *, limit: int | None = None) -> "Timeline":
         """The space-time diagram of one payment; of its first `limit` events if there are very many."""
-        from paylab.lab import facts, timeline  # noqa: PLC0415 - only for drawing
+        from paylab.lab.drawing import facts, timeline  # noqa: PLC0415 - only for drawing
 
         payment = receipt.payment if isinstance(receipt, Receipt) else receipt
         events = facts.around_payment(self.history, payment)
@@ -279,7 +280,7 @@ class Lab:
 
     def explain(self, receipt: Receipt | str) -> str:
         """A payment's journey in about ten lines of plain English, from its events."""
-        from paylab.lab import facts, stories  # noqa: PLC0415 - only for telling
+        from paylab.lab.drawing import facts, stories  # noqa: PLC0415 - only for telling
 
         payment = receipt.payment if isinstance(receipt, Receipt) else receipt
         return stories.tell(payment, facts.around_payment(self.history, payment))

@@ -10,8 +10,8 @@ from paylab.core.authorization import Identity, Role
 from paylab.core.decisions import Decisions
 from paylab.core.money import Money
 from paylab.errors import LabError
+from paylab.lab.checking.history import History
 from paylab.lab.faulty_world import CommitPoint
-from paylab.lab.history import History
 from paylab.lab.real_world import World
 from paylab.lab.slots import filled
 from paylab.nodes import wire

@@ -14,8 +14,8 @@ import grpc
 from sqlalchemy import Connection
 
 from paylab.lab.faulty_world import CommitPoint
-from paylab.lab.sim_disk import SimStore
-from paylab.lab.sim_host import ArmedCrash
+from paylab.lab.simulation.sim_disk import SimStore
+from paylab.lab.simulation.sim_host import ArmedCrash
 from paylab.nodes.host import GrpcHost
 from paylab.nodes.store import Databases, Store
 

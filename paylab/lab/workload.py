@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from paylab.core.money import Money
 from paylab.errors import OutcomeUnknown
-from paylab.lab import checks
+from paylab.lab.checking import checks
 from paylab.lab.payment_files import Job, PaymentOrder, bank_of, read_job
 from paylab.nodes.client import PaymentClient, Receipt
 

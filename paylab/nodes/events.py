@@ -45,8 +45,8 @@ class Event:
     # What it says: the message of an RPC, which is rendered only when somebody looks, or a text.
     # Messages carry passwords and tokens, so only those who redact show it.
     detail: Any = field(default="", repr=False)
-    # The same for machines, as JSON types; `paylab/lab/event_facts.py` has the table. What an RPC says stands
-    # in its message.
+    # The same for machines, as JSON types; `paylab/lab/checking/event_facts.py` has the table. What an RPC
+    # says stands in its message.
     facts: Mapping[str, Any] | None = None
 
 

@@ -10,8 +10,8 @@ import pytest
 
 import paylab
 from paylab.errors import LabError
-from paylab.lab.judge_report import JudgeReport
-from paylab.lab.judging import IN_TIME, REPEATS, STANDS_ALONE
+from paylab.lab.judging.judge_report import JudgeReport
+from paylab.lab.judging.judging import IN_TIME, REPEATS, STANDS_ALONE
 
 DOUBT, LEAVE = "08/in-doubt", "08/leave-in-doubt"
 

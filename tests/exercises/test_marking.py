@@ -13,7 +13,7 @@ import pytest
 
 import paylab
 from paylab.errors import LabError
-from paylab.lab.marking import mark
+from paylab.lab.judging.marking import mark
 
 CHAPTERS = Path(paylab.__file__).parent.parent / "notebooks"
 RIGHT = 'def in_doubt(outcome):\n    return {"COMMITTED": True, "ABORTED": False}.get(outcome)'

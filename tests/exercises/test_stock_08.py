@@ -8,9 +8,9 @@ import pytest
 
 import paylab
 from paylab.core.messages import Outcome
-from paylab.lab import exercises_08
 from paylab.lab.faults import Timed, at, crash, crash_at_commit, partition, restart
-from paylab.lab.judging import HANDS_OFF, REPEATS
+from paylab.lab.judging import exercises_08
+from paylab.lab.judging.judging import HANDS_OFF, REPEATS
 
 RIGHT_WITHIN_S = 5.0
 FIRST_FAILURE_WITHIN_S = 2.0
@@ -89,7 +89,7 @@ def cut_off_too_early() -> list[Timed]:
 
 def plants_the_bug_everywhere() -> list[Timed]:
     """Gamed: the exercise's own network is changed."""
-    from paylab.lab import drills  # noqa: PLC0415 - it runs in the judge's process
+    from paylab.lab.campaigns import drills  # noqa: PLC0415 - it runs in the judge's process
 
     drills.SETTLE_S = 0.0
     return [at(0, crash("coordinator"))]
@@ -139,7 +139,7 @@ def the_facts_in_order(_outcome: Outcome | None) -> bool | None:
 
 def no_checks(outcome: Outcome | None) -> bool | None:
     """Gamed: the checks of the judge's process are patched away."""
-    from paylab.lab import checks  # noqa: PLC0415 - it runs in the judge's process
+    from paylab.lab.checking import checks  # noqa: PLC0415 - it runs in the judge's process
 
     checks.check = lambda *_: None  # type: ignore[assignment] # the point
     return outcome is Outcome.COMMITTED

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import paylab
-from paylab.lab.history_file import seal
+from paylab.lab.checking.history_file import seal
 
 Entry = dict[str, Any]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from paylab.errors import LabError
-from paylab.lab.campaigns import campaign, load_case, run_seed
+from paylab.lab.campaigns.campaigns import campaign, load_case, run_seed
+from paylab.lab.campaigns.orders import Order
 from paylab.lab.faults import at, crash, restart
-from paylab.lab.orders import Order
 from paylab.lab.planted_bugs import PLANTED, planted, planted_bugs
 
 SMALL = 8

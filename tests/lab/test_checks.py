@@ -10,9 +10,9 @@ import pytest
 
 from paylab import Lab
 from paylab.errors import LabError
-from paylab.lab.checks import CHECKS as ALL_CHECKS
-from paylab.lab.checks import Report
-from paylab.lab.ledger_checks import CHECKS, read_books
+from paylab.lab.checking.checks import CHECKS as ALL_CHECKS
+from paylab.lab.checking.checks import Report
+from paylab.lab.checking.ledger_checks import CHECKS, read_books
 from paylab.lab.real_world import RealWorld
 from paylab.nodes.auth_server import PasswordCost
 from paylab.pb import transaction_logger_pb2

@@ -15,7 +15,7 @@ from paylab.core import authorization
 from paylab.core.authorization import Identity, Role, Rule
 from paylab.errors import KeyReused
 from paylab.lab.real_world import RealWorld, World
-from paylab.lab.simulator import SimWorld
+from paylab.lab.simulation.simulator import SimWorld
 from paylab.nodes import wire
 
 SERVICE = "/paylab.test.Conformance/"

@@ -3,9 +3,9 @@
 import sys
 from collections import Counter
 
+from paylab.lab.campaigns.orders import OPENING_MINOR, Order
+from paylab.lab.campaigns.seed_runs import run_seed
 from paylab.lab.faults import at, crash, restart
-from paylab.lab.orders import OPENING_MINOR, Order
-from paylab.lab.seed_runs import run_seed
 from paylab.nodes.events import Event, Kind
 from paylab.nodes.wire import HOUSEKEEPING
 

@@ -17,13 +17,21 @@ import paylab
 from paylab.__main__ import main
 from paylab.core.balancing import Endpoint, PowerOfChoices
 from paylab.errors import LabError
-from paylab.lab import experiments
-from paylab.lab.choices import seeded
-from paylab.lab.experiment_catalogue.balls_in_bins import mean_maximum, throw
-from paylab.lab.experiment_catalogue.supermarket import SUPERMARKET, mean_time
-from paylab.lab.experiment_results import Result
-from paylab.lab.experiments import Experiment, Formula, Measurements, Never, Parameters, Published, Size
-from paylab.lab.statistics import Controlled, Interval, Tally
+from paylab.lab.experiments import experiments
+from paylab.lab.experiments.catalogue.balls_in_bins import mean_maximum, throw
+from paylab.lab.experiments.catalogue.supermarket import SUPERMARKET, mean_time
+from paylab.lab.experiments.experiment_results import Result
+from paylab.lab.experiments.experiments import (
+    Experiment,
+    Formula,
+    Measurements,
+    Never,
+    Parameters,
+    Published,
+    Size,
+)
+from paylab.lab.experiments.statistics import Controlled, Interval, Tally
+from paylab.lab.simulation.choices import seeded
 
 ROW = ["measure", "sample", "measured", "low", "high", "expected", "met"]
 

@@ -11,8 +11,8 @@ import pytest
 
 import paylab
 from paylab.core.authorization import Role
-from paylab.lab.graphs import CLIENTS_MAX, NetworkGraph
-from paylab.lab.svg import WIDTH, Box
+from paylab.lab.drawing.graphs import CLIENTS_MAX, NetworkGraph
+from paylab.lab.drawing.svg import WIDTH, Box
 from paylab.nodes.wire import HOUSEKEEPING
 
 SVG = "{http://www.w3.org/2000/svg}"

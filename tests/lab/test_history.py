@@ -14,9 +14,9 @@ import pytest
 
 import paylab
 from paylab.errors import LabError
-from paylab.lab.event_facts import facts_of
-from paylab.lab.history import TAIL_EVENTS, History, as_dict
-from paylab.lab.history_file import HistoryReader
+from paylab.lab.checking.event_facts import facts_of
+from paylab.lab.checking.history import TAIL_EVENTS, History, as_dict
+from paylab.lab.checking.history_file import HistoryReader
 from paylab.nodes.events import Event, Kind
 from tests.lab import saved_history
 from tests.lab.saved_history import entries

@@ -10,8 +10,8 @@ import pytest
 
 import paylab
 from paylab.__main__ import main
-from paylab.lab.check_command import judge_file
-from paylab.lab.history_checks import FOLDS, HistoryChecks, feed
+from paylab.lab.checking.check_command import judge_file
+from paylab.lab.checking.history_checks import FOLDS, HistoryChecks, feed
 from paylab.nodes.events import Event, Kind
 from tests.lab import saved_history
 from tests.lab.saved_history import Entry, entries, of, write

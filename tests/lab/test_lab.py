@@ -13,8 +13,8 @@ import pytest
 from paylab import Lab, Receipt
 from paylab.core.money import Money
 from paylab.errors import InvalidRequest, LabError
+from paylab.lab.checking.history import detail_text
 from paylab.lab.clients import LabClient
-from paylab.lab.history import detail_text
 from paylab.nodes.auth_server import PasswordCost
 
 NAMES = count(1)

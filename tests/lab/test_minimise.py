@@ -3,12 +3,12 @@
 import pytest
 
 from paylab.errors import LabError
+from paylab.lab.campaigns.minimise import Calm, Minimal, minimise
+from paylab.lab.campaigns.orders import Order
+from paylab.lab.campaigns.seed_runs import run_seed
 from paylab.lab.faults import at, crash_at_commit, lose
-from paylab.lab.minimise import Calm, Minimal, minimise
-from paylab.lab.missteps import missteps
-from paylab.lab.orders import Order
+from paylab.lab.judging.missteps import missteps
 from paylab.lab.planted_bugs import planted
-from paylab.lab.seed_runs import run_seed
 from paylab.nodes.events import Event
 
 BUG = planted("decision-before-force")

@@ -3,7 +3,7 @@
 import pytest
 
 from paylab.errors import LabError
-from paylab.lab import nemesis
+from paylab.lab.campaigns import nemesis
 from paylab.lab.faults import KINDS
 
 SEEDS = range(60)

@@ -7,9 +7,9 @@ from statistics import fmean
 import pytest
 
 from paylab.core.balancing import Endpoint, LeastLoad, Policy, PowerOfChoices, RoundRobin
-from paylab.lab.choices import seeded
-from paylab.lab.queueing import EventHeap, Farm, exponential, poisson
-from paylab.lab.statistics import batch_means, mean_interval
+from paylab.lab.experiments.queueing import EventHeap, Farm, exponential, poisson
+from paylab.lab.experiments.statistics import batch_means, mean_interval
+from paylab.lab.simulation.choices import seeded
 
 
 def waiting(

@@ -18,14 +18,14 @@ import paylab
 from paylab.core import authorization
 from paylab.core.authorization import Identity, Role, Rule
 from paylab.errors import LabError
-from paylab.lab.choices import Choices
+from paylab.lab.checking.history import History, as_dict
 from paylab.lab.faulty_world import CommitPoint, FaultyWorld
-from paylab.lab.history import History, as_dict
 from paylab.lab.real_world import World
-from paylab.lab.sim_channel import SimChannel
-from paylab.lab.sim_host import SimHost
-from paylab.lab.sim_server import SimServer
-from paylab.lab.simulator import EPOCH_S, SimWorld
+from paylab.lab.simulation.choices import Choices
+from paylab.lab.simulation.sim_channel import SimChannel
+from paylab.lab.simulation.sim_host import SimHost
+from paylab.lab.simulation.sim_server import SimServer
+from paylab.lab.simulation.simulator import EPOCH_S, SimWorld
 
 TABLES = MetaData()
 NOTES = Table("notes", TABLES, Column("note", String, primary_key=True))

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from paylab.lab.choices import seeded
-from paylab.lab.statistics import (
+from paylab.lab.experiments.statistics import (
     Controlled,
     Tally,
     batch_means,
@@ -20,6 +19,7 @@ from paylab.lab.statistics import (
     tally_interval,
     zero_bound,
 )
+from paylab.lab.simulation.choices import seeded
 
 ROUNDS = 600
 

@@ -6,7 +6,7 @@ import pytest
 
 import paylab
 from paylab.lab.clients import LabClient
-from paylab.lab.stories import Story, tell
+from paylab.lab.drawing.stories import Story, tell
 from paylab.nodes.events import Event, Kind
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import paylab
-from paylab.lab.history import History
-from paylab.lab.timeline import Timeline, timeline
+from paylab.lab.checking.history import History
+from paylab.lab.drawing.timeline import Timeline, timeline
 from paylab.nodes.events import Event, Kind, Recorder
 
 SVG = "{http://www.w3.org/2000/svg}"

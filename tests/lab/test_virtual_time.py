@@ -11,8 +11,8 @@ import pytest
 
 from paylab.errors import LabError
 from paylab.lab.durations import seconds
-from paylab.lab.virtual_thread import VirtualThread
-from paylab.lab.virtual_time import DAEMON, OWNER
+from paylab.lab.simulation.virtual_thread import VirtualThread
+from paylab.lab.simulation.virtual_time import DAEMON, OWNER
 
 
 @pytest.fixture

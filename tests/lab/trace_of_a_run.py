@@ -6,8 +6,8 @@ import sys
 
 import paylab
 from paylab.errors import PaylabError
-from paylab.lab.history import as_dict
-from paylab.lab.simulator import SimWorld
+from paylab.lab.checking.history import as_dict
+from paylab.lab.simulation.simulator import SimWorld
 
 
 def main(seed: int, *, disorder: bool) -> None:

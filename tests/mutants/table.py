@@ -8,9 +8,9 @@ import json
 import sys
 from pathlib import Path
 
-from paylab.lab.minimise import TELLING, minimise
+from paylab.lab.campaigns.minimise import TELLING, minimise
+from paylab.lab.campaigns.seed_runs import run_seed
 from paylab.lab.planted_bugs import PlantedBug
-from paylab.lab.seed_runs import run_seed
 
 HERE = Path(__file__).parent
 FOUND = HERE / "found.json"

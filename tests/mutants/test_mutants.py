@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from paylab.lab.minimise import minimise
-from paylab.lab.seed_runs import run_seed
+from paylab.lab.campaigns.minimise import minimise
+from paylab.lab.campaigns.seed_runs import run_seed
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -1,0 +1,1 @@
+"""Many seeds, seeded faults, and the smallest run that still fails."""

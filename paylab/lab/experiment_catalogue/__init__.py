@@ -1,9 +1,0 @@
-"""The experiments that `python -m paylab experiment --list` shows. Each module asks one question."""
-
-from paylab.lab.experiment_catalogue.backoff import BACKOFF
-from paylab.lab.experiment_catalogue.balls_in_bins import BALLS_IN_BINS
-from paylab.lab.experiment_catalogue.duplicates import DUPLICATES
-from paylab.lab.experiment_catalogue.supermarket import SUPERMARKET
-from paylab.lab.experiments import Experiment
-
-EXPERIMENTS: tuple[Experiment, ...] = (SUPERMARKET, BALLS_IN_BINS, BACKOFF, DUPLICATES)

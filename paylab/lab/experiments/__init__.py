@@ -1,0 +1,1 @@
+"""Questions with an expected answer, measured with intervals."""

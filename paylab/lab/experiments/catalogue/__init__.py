@@ -1,0 +1,9 @@
+"""The experiments that `python -m paylab experiment --list` shows. Each module asks one question."""
+
+from paylab.lab.experiments.catalogue.backoff import BACKOFF
+from paylab.lab.experiments.catalogue.balls_in_bins import BALLS_IN_BINS
+from paylab.lab.experiments.catalogue.duplicates import DUPLICATES
+from paylab.lab.experiments.catalogue.supermarket import SUPERMARKET
+from paylab.lab.experiments.experiments import Experiment
+
+EXPERIMENTS: tuple[Experiment, ...] = (SUPERMARKET, BALLS_IN_BINS, BACKOFF, DUPLICATES)

@@ -1,0 +1,126 @@
+"""The simulated disk: real SQLite in memory, in virtual time; it keeps what was committed, nothing else."""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Connection
+
+from paylab.lab.faulty_world import CommitPoint
+from paylab.lab.simulation.choices import Lane
+from paylab.nodes.store import Database, Databases, Store, Told, Transaction, sqlite_engine
+
+if TYPE_CHECKING:  # the host makes its stores, so at run time the import goes the other way
+    from paylab.lab.simulation.sim_host import SimHost
+    from paylab.lab.simulation.simulator import SimWorld
+
+T = TypeVar("T")
+
+# What a forced write takes: a solid-state disk that tells the truth.
+COMMIT_LEAST_US = 300
+COMMIT_MOST_US = 1_000
+# A node that dies after a commit has this long to say so.
+LAST_WORDS_US = 2_000
+NS_PER_US = 1_000
+
+
+class SimDatabase(Database):
+    """Its one writer belongs to no node, so it outlives whoever happened to wake it."""
+
+    def enqueue(self, store: Store, transaction: Transaction, told: Told = None) -> asyncio.Future[Any]:
+        """Put a transaction into the next batch."""
+        return Context().run(super().enqueue, store, transaction, told)
+
+
+class SimDatabases(Databases):
+    """The databases of one simulated world, in memory; they outlive every node."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        super().__init__(None)
+
+    def open(self, name: str) -> Database:
+        """The database of that name; every node of the world shares it."""
+        if name not in self._open:
+            self._open[name] = SimDatabase(sqlite_engine(None))
+        return self._open[name]
+
+    def rows(self, name: str, query: str) -> list[tuple[Any, ...]]:
+        """Read past the nodes' code; empty when there is no such database."""
+        if name not in self._open:
+            return []
+        connection = self._open[name].engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            cursor.execute(query)
+            return list(cursor.fetchall())
+        finally:
+            connection.close()
+
+
+class Disk:
+    """Runs one database's batches: at once, and then they take their time."""
+
+    def __init__(self, world: "SimWorld", lane: Lane) -> None:
+        """`lane` chooses the durations."""
+        self._world = world
+        self._lane = lane
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Commit, then let the time pass that it took."""
+        result = function()
+        loop = self._world.loop
+        done = loop.create_future()
+        duration_us = COMMIT_LEAST_US + self._lane.below(COMMIT_MOST_US - COMMIT_LEAST_US)
+        loop.after_ns(duration_us * NS_PER_US, done.set_result, None)
+        await done
+        return result
+
+
+class SimStore(Store):
+    """One node's handle on a database, and the place where the node may die."""
+
+    def __init__(self, database: Database, *, host: "SimHost", disk: Disk) -> None:
+        """Handles of several nodes may share a database."""
+        super().__init__(database, run_blocking=disk.run, recorder=host.recorder)
+        self._host = host
+
+    async def run(
+        self, transaction: Callable[[Connection], T], *, told: Callable[[T], None] | None = None
+    ) -> T:
+        """Run a transaction and return its result once that is durable. Raises what it raises."""
+        armed = self._host.crash_point
+        if armed is None:
+            return await super().run(transaction, told=told)
+        wrote = False
+
+        def watched(connection: Connection) -> T:
+            nonlocal wrote
+            if self.fenced:
+                raise NodeDied  # it died in this very batch
+            before = _changes(connection)
+            result = transaction(connection)
+            wrote = _changes(connection) > before
+            if wrote and armed.point is CommitPoint.BEFORE and armed.reached():
+                self._host.die_of(armed)
+                raise NodeDied
+            return result
+
+        result = await super().run(watched, told=told)
+        if wrote and armed.point is not CommitPoint.BEFORE and armed.reached():
+            if armed.point is CommitPoint.UNANSWERED:
+                self._host.die_of(armed)
+                await asyncio.sleep(0)  # from which a dead node's code never comes back
+            else:
+                self._host.die_soon_of(armed)
+        return result
+
+
+class NodeDied(Exception):
+    """Takes a transaction back because its node has died in it."""
+
+
+def _changes(connection: Connection) -> int:
+    raw: Any = connection.connection.dbapi_connection  # a sqlite3.Connection
+    return int(raw.total_changes)

@@ -1,0 +1,234 @@
+"""A node's host in a simulated world: virtual time, seeded chance, and a life that can end at any moment."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+
+from paylab.core.authorization import Identity
+from paylab.core.decisions import DEFAULT, Decisions
+from paylab.lab.faulty_world import CommitPoint
+from paylab.lab.simulation.choices import seeded
+from paylab.lab.simulation.sim_calls import SimCall
+from paylab.lab.simulation.sim_channel import SimChannel
+from paylab.lab.simulation.sim_disk import LAST_WORDS_US, NS_PER_US, SimStore
+from paylab.lab.simulation.sim_server import SimServer
+from paylab.lab.simulation.virtual_thread import where
+from paylab.lab.simulation.virtual_time import DAEMON, OWNER
+from paylab.nodes.events import Event, Kind, Recorder
+from paylab.nodes.host import MESSAGE_BYTES_MAX
+from paylab.nodes.interceptors import client_interceptors, server_interceptors
+from paylab.nodes.store import Store
+from paylab.nodes.token_verifier import TokenVerifier
+
+if TYPE_CHECKING:  # the world makes its hosts, so at run time the import goes the other way
+    from paylab.lab.simulation.simulator import SimWorld
+
+T = TypeVar("T")
+
+# What Argon2 with its real cost takes; here it is computed with hardly any.
+COMPUTE_LEAST_US = 30_000
+COMPUTE_MOST_US = 60_000
+# What is heard of a dead node: that it is dead, and what became durable without it.
+LAST_WORDS = frozenset({Kind.CRASHED, Kind.FORCED_WRITE, Kind.STATE})
+# How often the tasks of a dead node are let run when the world ends; one that needs more is left.
+LAST_STEPS = 100
+
+
+class ArmedCrash:
+    """A node that is to die at one of its next commits."""
+
+    def __init__(
+        self, point: CommitPoint, crash: Callable[[], Coroutine[Any, Any, None]], *, nth: int
+    ) -> None:
+        """`crash` does the lab's bookkeeping once the node is dead."""
+        self.point = point
+        self.crash = crash
+        self._left = nth
+
+    def reached(self) -> bool:
+        """Count one commit; whether it is the one."""
+        self._left -= 1
+        return self._left == 0
+
+
+class SimHost:
+    """A node's host in a simulated world."""
+
+    def __init__(self, identity: Identity, *, world: "SimWorld", life: int) -> None:
+        """Made by the world; `life` counts the node's restarts."""
+        node = identity.node
+        self.identity = identity
+        self.world = world
+        self.rng = seeded(world.seed, "rng", node, life)
+        self.recorder = Recorder(node, self.now, self._record)
+        self.decisions: Decisions = DEFAULT
+        self.verifier = TokenVerifier(self)
+        self.failures: list[BaseException] = []
+        self.dead = False
+        # What the node would have done while it is paused or after its death.
+        self.frozen: list[asyncio.Handle] | None = None
+        self.crash_point: ArmedCrash | None = None
+        # Calls under way that this node made.
+        self.calls: dict[SimCall, None] = {}
+        self.credentials = {
+            "transport_security_type": [b"ssl"],
+            "x509_common_name": [node.encode()],
+            "x509_subject_alternative_name": [node.encode(), str(identity).encode()],
+        }
+        # Every task of this node begins in a copy of one of these.
+        self.context = Context()
+        self.context.run(OWNER.set, self)
+        self.daemon_context = self.context.copy()
+        self.daemon_context.run(DAEMON.set, True)  # noqa: FBT003 - the variable is one of yes and no
+        self._secrets = seeded(world.seed, "secrets", node, life)
+        self._compute = world.choices.lane("compute", node)
+        self._channels: dict[str, SimChannel] = {}
+        self._servers: list[SimServer] = []
+        self._stores: list[SimStore] = []
+        self._tasks: dict[asyncio.Task[Any], bool] = {}
+
+    # Time, chance and work ----------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Virtual time, as far off as this node's clock is."""
+        return self.world.now() + self.world.skews.get(self.identity.node, 0.0)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait in virtual time."""
+        await asyncio.sleep(seconds)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Run `callback` later; a crash forgets it."""
+        if not self.dead:
+            self.world.loop.call_later(delay_s, self._fire, callback, context=self.context.copy())
+
+    def _fire(self, callback: Callable[[], None]) -> None:
+        if not self.dead:
+            callback()
+
+    def spawn(self, work: Coroutine[Any, Any, T], *, daemon: bool = False) -> asyncio.Task[T]:
+        """Start a task in a context that holds nothing but whose it is."""
+        context = self.daemon_context if daemon else self.context
+        task = self.world.loop.create_task(work, context=context.copy())
+        self._tasks[task] = daemon
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None and not self.dead:
+            self.failures.append(error)
+
+    async def run_blocking(self, function: Callable[[], T]) -> T:
+        """Run it at once, then let the time pass that it takes elsewhere."""
+        result = function()
+        duration_us = COMPUTE_LEAST_US + self._compute.below(COMPUTE_MOST_US - COMPUTE_LEAST_US)
+        slowness = self.world.network.slowness.get(self.identity.node, 1.0)
+        await asyncio.sleep(duration_us * slowness / 1_000_000)
+        return result
+
+    def new_id(self) -> str:
+        """96 bits from the seed, as hex."""
+        return self._secrets.randbytes(12).hex()
+
+    def secret_bytes(self, length: int) -> bytes:
+        """From the seed: whoever knows it can guess them, and nobody is harmed."""
+        return self._secrets.randbytes(length)
+
+    def _record(self, event: Event) -> None:
+        # A dead node tells nothing but that it is dead; its disk may tell of a write that was under way.
+        if not self.dead or event.kind in LAST_WORDS:
+            self.world.sink(event)
+
+    # Disk and network ---------------------------------------------------------------------------
+
+    def store(self, name: str) -> Store:
+        """A handle of this node's own on the shared database."""
+        store = SimStore(self.world.databases.open(name), host=self, disk=self.world.disk(name))
+        self._stores.append(store)
+        return store
+
+    def server(self) -> grpc.aio.Server:
+        """A server with paylab's interceptors."""
+        interceptors = server_interceptors(self, self.verifier)
+        server = SimServer(self, interceptors, message_bytes_max=MESSAGE_BYTES_MAX)
+        self._servers.append(server)
+        return server
+
+    def channel(self, target: str) -> grpc.aio.Channel:
+        """The channel to the node of that name."""
+        channel = self._channels.get(target)
+        if channel is None:
+            channel = SimChannel(self, target, client_interceptors(self, target))
+            self._channels[target] = channel
+        return channel
+
+    # Life ---------------------------------------------------------------------------------------
+
+    def working(self) -> bool:
+        """Whether work of the node's own, other than daemons, is under way."""
+        return any(not daemon for daemon in self._tasks.values())
+
+    def waits(self) -> list[str]:
+        """Where the node's own work stands, daemons left out."""
+        tasks = [task for task, daemon in self._tasks.items() if not daemon]
+        tasks += [call.task for server in self._servers for call in server.calls if call.task is not None]
+        return [f"{self.identity.node} waits at {where(task)}" for task in tasks]
+
+    def die(self) -> None:
+        """Be gone from this very moment: no line of this node's code runs any more."""
+        if self.dead:
+            return
+        self.dead = True
+        for store in self._stores:
+            store.fence()
+        self.world.loop.freeze(self)
+        calls, self.calls = list(self.calls), {}
+        for call in calls:
+            call.tell_cancelled()
+        for server in self._servers:
+            server.leave()
+            for served in server.calls:
+                self.world.refuse(served.call, "Socket closed")
+
+    def die_of(self, armed: ArmedCrash) -> None:
+        """Die at a commit, and have the lab know."""
+        self.crash_point = None
+        self.die()
+        self.world.job(armed.crash())
+
+    def die_soon_of(self, armed: ArmedCrash) -> None:
+        """Die within the time that is left for last words."""
+        self.crash_point = None
+        delay_us = self.world.choices.draw("last words", self.identity.node, LAST_WORDS_US)
+        self.world.loop.after_ns(delay_us * NS_PER_US, lambda _: self.die_of(armed), None)
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End in order: no new calls, running ones get `grace_s`, then everything stops."""
+        if self.dead:
+            return
+        self.world.loop.thaw(self)
+        for server in self._servers:
+            await server.stop(grace_s)
+        await self._end(list(self._tasks))
+        self.dead = True
+
+    async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def bury(self) -> None:
+        """Let the tasks of a dead node end, at the end of the world, when they can reach nothing any more."""
+        tasks = list(self._tasks)
+        tasks += [call.task for server in self._servers for call in server.calls if call.task is not None]
+        self.world.loop.thaw(self)
+        for task in tasks:
+            task.cancel()
+        for _ in range(LAST_STEPS):
+            if all(task.done() for task in tasks):
+                return
+            await asyncio.sleep(0)
