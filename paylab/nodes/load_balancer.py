@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from paylab.core.authorization import RULES, Role
-from paylab.core.balancing import Endpoint, Policy
+from paylab.core.balancing import Call, Endpoint, Policy
 from paylab.errors import PermissionDenied
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import BANK_KEY, CALL_KEY, CALLER_KEY, LAMPORT_KEY, current_peer, metadata_of
@@ -101,7 +101,7 @@ class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
         policy = self._policies.get(group)
         if policy is None:
             policy = self._policies[group] = self.host.decisions.balancer_policy()
-        return policy.pick(offered)
+        return policy.pick(offered, Call(self.host.rng, now))
 
     def suspect(self, endpoint: Endpoint) -> None:
         """Leave a server alone for a while."""

@@ -15,7 +15,7 @@ from matplotlib import image
 
 import paylab
 from paylab.__main__ import main
-from paylab.core.balancing import Endpoint, PowerOfChoices
+from paylab.core.balancing import Call, Endpoint, PowerOfChoices
 from paylab.errors import LabError
 from paylab.lab.experiments import experiments
 from paylab.lab.experiments.catalogue.balls_in_bins import mean_maximum, throw
@@ -309,9 +309,9 @@ def test_the_fluid_limit_of_one_choice_is_poisson() -> None:
 def test_balls_fall_as_the_policy_picks(choices: int) -> None:
     """The bare loop and core's policy put every ball into the same bin."""
     bins = [Endpoint(f"bin-{n}", "bins", math.inf, math.inf) for n in range(500)]
-    policy = PowerOfChoices(choices=choices, rng=seeded("balls"))
+    policy, call = PowerOfChoices(choices=choices), Call(seeded("balls"))
     for _ in bins:
-        policy.pick(bins).in_flight += 1
+        policy.pick(bins, call).in_flight += 1
     assert [one.in_flight for one in bins] == throw(500, choices, rng=seeded("balls"))
 
 

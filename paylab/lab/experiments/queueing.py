@@ -11,7 +11,8 @@ from heapq import heappop, heappush, heapreplace
 from typing import Any
 
 from paylab.core.backoff import Rng
-from paylab.core.balancing import Endpoint, Policy
+from paylab.core.balancing import Call, Endpoint, Policy
+from paylab.lab.simulation.choices import seeded
 
 
 class EventHeap:
@@ -52,7 +53,8 @@ class Farm:
 
     `service` draws how long the next job takes, in the order of arrival, so that two policies meet the same
     jobs. A server has `workers` that share its queue, and works at its speed, 1 unless `speeds` says other.
-    The policy sees what a balancer sees: endpoints with the number of jobs `in_flight`.
+    The policy sees what a balancer sees: endpoints with the number of jobs `in_flight`; chance comes from
+    `rng`.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Farm:
         service: Callable[[], float],
         workers: int = 1,
         speeds: Sequence[float] = (),
+        rng: Rng | None = None,
     ) -> None:
         """Begin with every server idle."""
         self.endpoints = [
@@ -75,6 +78,7 @@ class Farm:
         self.work_s = 0.0
         self._heap = heap
         self._pick = policy.pick
+        self._rng = rng or seeded("farm")
         self._service = service
         self._leave = _leave
         # When each worker of a server will be free, the first to be so in front.
@@ -83,9 +87,10 @@ class Farm:
 
     def arrive(self) -> None:
         """Give a job that comes now to the server that the policy picks."""
-        endpoint = self._pick(self.endpoints)
+        heap = self._heap
+        endpoint = self._pick(self.endpoints, Call(self._rng, heap.now_s))
         endpoint.in_flight += 1
-        heap, server, work_s = self._heap, endpoint.server, self._service()
+        server, work_s = endpoint.server, self._service()
         free_s, now_s = self._free_s[server], heap.now_s
         done_s = max(now_s, free_s[0]) + work_s / self._speed[server]
         heapreplace(free_s, done_s)

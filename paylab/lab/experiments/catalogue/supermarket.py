@@ -34,9 +34,9 @@ def trial(parameters: Parameters, seed: int) -> Measurements:
     load, plan = parameters["load"], parameters["alone" if parameters["choices"] == 1 else "together"]
     servers, warm_up_s, measured_s = plan["servers"], plan["warm_up_s"], plan["measured_s"]
     heap = EventHeap()
-    policy = PowerOfChoices(choices=parameters["choices"], rng=seeded(seed, "choices"))
+    policy = PowerOfChoices(choices=parameters["choices"])
     service = exponential(1.0, rng=seeded(seed, "service"))
-    farm = Farm(heap, policy, servers=servers, service=service)
+    farm = Farm(heap, policy, servers=servers, service=service, rng=seeded(seed, "choices"))
     poisson(heap, load * servers, farm.arrive, rng=seeded(seed, "arrivals"))
     heap.run(warm_up_s)
     farm.forget()
