@@ -102,7 +102,9 @@ class Lab:
             "seed": seed,
         }
         self._clients: dict[str, LabClient] = {}
-        self._world = _world(world, name, data_dir=data_dir, seed=seed, choices=choices, history=self.history)
+        self._world = open_world(
+            world, name, data_dir=data_dir, seed=seed, choices=choices, history=self.history
+        )
         self._secret = _lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
         self._closed = False
         try:
@@ -348,15 +350,16 @@ class Lab:
                 raise
 
 
-def _world(
+def open_world(
     world: str,
     name: str,
     *,
-    data_dir: str | Path | None,
-    seed: int,
-    choices: Choices | None,
     history: History,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    choices: Choices | None = None,
 ) -> World:
+    """An empty world of that kind, whose nodes' events go to `history`. Raises LabError BAD_ARGUMENT."""
     if world == "real":
         return RealWorld(name, data_dir=Path(data_dir) if data_dir else None, sink=history.add)
     if world != "simulated":

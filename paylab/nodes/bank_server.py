@@ -75,8 +75,11 @@ class BankServer(Node, pb_grpc.BankServicer):
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:
         """Carry out each decision; the acknowledgements leave after that is durable."""
-        acks = await self._decide([wire.decide_from_pb(item) for item in request.items])
-        return pb.DecideResponse(acks=[wire.ack_to_pb(ack) for ack in acks])
+        items = [wire.decide_from_pb(item) for item in request.items]
+        acks = await self._decide(items)
+        # Presumed abort: nobody waits for the acknowledgement of an abort, so there is none.
+        told = [ack for item, ack in zip(items, acks, strict=True) if item.commit or not ack.ok]
+        return pb.DecideResponse(acks=[wire.ack_to_pb(ack) for ack in told])
 
     async def Inquire(self, request: pb.InquireRequest, context: Any) -> pb.InquireResponse:
         """Say what became of one-phase transactions."""

@@ -59,7 +59,6 @@ COMMITS = Table(
     Column("banks", String, nullable=False),  # JSON list of those that must acknowledge
     Column("saved", Boolean, nullable=False),  # the gateway has the outcome
 )
-Record = CommitRecord | SavedRecord | EndRecord
 # Answer UNDECIDED this long before the caller would stop listening.
 ANSWER_MARGIN_S = 0.2
 FORGET_EVERY_S = 10.0
@@ -81,7 +80,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         self._waiters: dict[Txn, list[asyncio.Future[Answer]]] = {}
         # The last event under way of each payment.
         self._busy: dict[str, asyncio.Future[None]] = {}
-        self._log: Batcher[Record, None] = Batcher(self._write, spawn=host.spawn)
+        self._log: Batcher[Append, None] = Batcher(self._write, spawn=host.spawn)
         self._batchers: dict[tuple[str, type], Batcher[Any, None]] = {}
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -178,8 +177,10 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     async def _perform(self, effect: Effect) -> None:
         match effect:
-            case Append(record, forced):
-                await self._append(record, forced=forced)
+            case Append():
+                writing = self._log.submit(effect)
+                if effect.forced:
+                    await writing
             case Send(bank, message):
                 self._batcher(bank, type(message)).submit(message)
             case Reply(answer):
@@ -190,13 +191,9 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
     def _fire(self, kind: TimerKind, txn: Txn, tries: int) -> None:
         self.host.spawn(self._handle(txn.payment, partial(self._core.timer, kind, txn, tries)), daemon=True)
 
-    async def _append(self, record: Record, *, forced: bool) -> None:
-        writing = self._log.submit(record)
-        if forced:
-            await writing
-
-    async def _write(self, records: Sequence[Record]) -> Sequence[None]:
+    async def _write(self, appends: Sequence[Append]) -> Sequence[None]:
         """Write to the log; dropping a commit record is its end record."""
+        records = [append.record for append in appends]
         commits = [
             {
                 "payment": record.txn.payment,
@@ -219,13 +216,18 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
                 connection.execute(delete(COMMITS).where(COMMITS.c.payment.in_(ended)))
 
         def record(_: None) -> None:
-            for commit in records:
+            for append in appends:
+                commit = append.record
                 if isinstance(commit, CommitRecord):  # the others are no part of two-phase commit
-                    facts = {"at": "decision", "txn": str(commit.txn), "banks": list(commit.banks)}
-                    self._store.forced(f"COMMIT {commit.txn}", commit.txn.payment, facts=facts)
+                    self.host.recorder.record(
+                        Kind.FORCED_WRITE if append.forced else Kind.STATE,
+                        payments=(commit.txn.payment,),
+                        detail=f"COMMIT {commit.txn}",
+                        facts={"at": "decision", "txn": str(commit.txn), "banks": list(commit.banks)},
+                    )
 
         await self._store.run(write, told=record)
-        return [None] * len(records)
+        return [None] * len(appends)
 
     def _reply(self, answer: Answer) -> None:
         self.host.recorder.record(

@@ -408,7 +408,9 @@ class DecideResponse(_message.Message):
     ACKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def acks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ack]:
-        """One for each item, in the order of the request."""
+        """One for each commit and for each decision that the bank refuses, in the order of the request. An abort
+        that is carried out is not acknowledged: nobody waits for that.
+        """
 
     def __init__(
         self,

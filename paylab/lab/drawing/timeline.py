@@ -250,6 +250,8 @@ def _gist(message: Any) -> str:
             votes = {"yes" if vote.yes else f"no: {vote.reason}" for vote in message.votes}
             return votes.pop() if len(votes) == 1 else f"{len(message.votes)} votes"
         case bank_pb2.DecideResponse():
+            if not message.acks:
+                return ""  # an abort is not acknowledged
             return "ack" if all(ack.ok for ack in message.acks) else "refused"
         case coordinator_pb2.CommitResponse():
             return coordinator_pb2.Outcome.Name(message.outcome).removeprefix("OUTCOME_")
