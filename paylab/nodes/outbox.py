@@ -6,6 +6,8 @@ remove duplicates.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
 
 import grpc
 from sqlalchemy import (
@@ -15,8 +17,10 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Row,
     String,
     Table,
+    bindparam,
     delete,
     insert,
     select,
@@ -70,7 +74,7 @@ class OutboxPump:
         self._filled.set()  # rows may be left from before a crash
         mine = table.c.topic == topic
         self._oldest = select(table.c.seq, table.c.payload).where(mine).order_by(table.c.seq).limit(BATCH_MAX)
-        self._mine, self._seq, self._table = mine, table.c.seq, table
+        self._sent = delete(table).where(mine & (table.c.seq <= bindparam("last")))
 
     def wake(self) -> None:
         """Say that there may be rows."""
@@ -83,16 +87,19 @@ class OutboxPump:
             await self._filled.wait()
             self._filled.clear()
             rows = await self._store.rows(self._oldest)
-            if not rows:
-                continue
-            self._filled.set()
-            try:
-                await self._send([row.payload for row in rows])
-            except grpc.aio.AioRpcError:
-                failures += 1
-                await self._host.sleep(
-                    full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng)
-                )
-                continue
-            failures = 0
-            await self._store.execute(delete(self._table).where(self._mine & (self._seq <= rows[-1].seq)))
+            while rows:
+                try:
+                    await self._send([row.payload for row in rows])
+                except grpc.aio.AioRpcError:
+                    failures += 1
+                    await self._host.sleep(
+                        full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng)
+                    )
+                else:
+                    failures = 0
+                    rows = await self._store.run(partial(self._next, last=rows[-1].seq))
+
+    def _next(self, connection: Connection, *, last: int) -> Sequence[Row[Any]]:
+        """Drop what has been sent, and read what comes after it, in one transaction."""
+        connection.execute(self._sent, {"last": last})
+        return connection.execute(self._oldest).all()
