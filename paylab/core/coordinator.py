@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from paylab.core.backoff import exponential
 from paylab.core.effects import (
     Append,
     CommitRecord,
@@ -39,6 +40,11 @@ class Phase(StrEnum):
     ABORTED = "ABORTED"
 
 
+RESENDS = {
+    Phase.VOTING: TimerKind.RESEND_PREPARE,
+    Phase.ASKING: TimerKind.RESEND_INQUIRE,
+    Phase.COMMITTED: TimerKind.RESEND_DECIDE,
+}
 OUTCOME = {
     Phase.VOTING: Outcome.UNDECIDED,
     Phase.ASKING: Outcome.UNDECIDED,
@@ -53,7 +59,7 @@ class Timing:
 
     vote_deadline_s: float = 4.0
     resend_first_s: float = 0.5
-    resend_cap_s: float = 5.0
+    resend_cap_s: float = 30.0
     # Commit requests that expire later than this from now are refused, so memory of them is bounded.
     attempt_lifetime_max_s: float = 60.0
 
@@ -173,9 +179,9 @@ class Coordinator:
         attempt = self.attempts.get(txn.payment)
         if attempt is None or attempt.txn != txn or not attempt.waiting_for:
             return []
-        if kind is TimerKind.RESEND:
+        if kind is RESENDS.get(attempt.phase):
             return self._resend(attempt, tries=tries + 1)
-        if attempt.phase is not Phase.VOTING:
+        if kind is not TimerKind.VOTES or attempt.phase is not Phase.VOTING:
             return []
         if attempt.one_phase:
             # The bank may have posted already: only the bank knows, so ask it.
@@ -274,8 +280,8 @@ class Coordinator:
             else:
                 message = Decide(txn, commit=True)
             effects.append(Send(bank, message))
-        delay_s = min(self.timing.resend_first_s * 2**tries, self.timing.resend_cap_s)
-        return [*effects, SetTimer(TimerKind.RESEND, txn, delay_s, tries)]
+        delay_s = exponential(tries + 1, base_s=self.timing.resend_first_s, cap_s=self.timing.resend_cap_s)
+        return [*effects, SetTimer(RESENDS[attempt.phase], txn, delay_s, tries)]
 
     def _open(self, txn: Txn) -> Attempt | None:
         attempt = self.attempts.get(txn.payment)

@@ -10,7 +10,10 @@ class TimerKind(StrEnum):
     """What a timer is for."""
 
     VOTES = "VOTES"  # the vote deadline has come
-    RESEND = "RESEND"  # something that was sent is still not answered
+    # What was sent is still not answered. Each message has its own, so that none outlives its phase.
+    RESEND_PREPARE = "RESEND_PREPARE"
+    RESEND_INQUIRE = "RESEND_INQUIRE"
+    RESEND_DECIDE = "RESEND_DECIDE"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    Row,
     String,
     Table,
     bindparam,
@@ -99,7 +98,7 @@ class OutboxPump:
                     failures = 0
                     rows = await self._store.run(partial(self._next, last=rows[-1].seq))
 
-    def _next(self, connection: Connection, *, last: int) -> Sequence[Row[Any]]:
+    def _next(self, connection: Connection, *, last: int) -> Sequence[Any]:
         """Drop what has been sent, and read what comes after it, in one transaction."""
         connection.execute(self._sent, {"last": last})
         return connection.execute(self._oldest).all()

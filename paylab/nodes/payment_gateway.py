@@ -9,7 +9,7 @@ import grpc
 from paylab.core import idempotency
 from paylab.core import payment as rules
 from paylab.core.authorization import Role
-from paylab.core.backoff import full_jitter
+from paylab.core.backoff import exponential, full_jitter
 from paylab.core.messages import Commit
 from paylab.core.payment import Payment, State
 from paylab.core.tokens import check_account
@@ -32,7 +32,9 @@ LOG, QUEUE, SAVED = "log", "queue", "saved"
 
 # An attempt that the coordinator has not begun by then is closed unbegun.
 ATTEMPT_LIFETIME_S = 20.0
+# The coordinator answers when it knows or our time ends: the longer it has not known, the longer we listen.
 COMMIT_TIMEOUT_S = 8.0
+COMMIT_TIMEOUT_CAP_S = 60.0
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 2.0
 RESUME_EVERY_S = 30.0
@@ -170,13 +172,15 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
     async def _drive(self, payment: Payment) -> Payment:
         """Ask the coordinator about the open attempt until it gives a definite answer."""
-        failures = 0
+        asked = failures = 0
         while payment.state is State.PREPARING:
+            asked += 1
+            timeout_s = exponential(asked, base_s=COMMIT_TIMEOUT_S, cap_s=COMMIT_TIMEOUT_CAP_S)
             request = wire.commit_to_pb(
                 Commit(payment.txn, payment.legs, payment.expires_at_s, payment.epoch)
             )
             try:
-                response = await self._coordinator().Commit(request, timeout=COMMIT_TIMEOUT_S)
+                response = await self._coordinator().Commit(request, timeout=timeout_s)
             except grpc.aio.AioRpcError:
                 # It may have been begun: only this attempt may be asked about again.
                 failures += 1
@@ -193,6 +197,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
             )
             if following != payment:
                 payment = await self._replace(payment, following)
+                asked = failures = 0
         return payment
 
     async def _replace(self, payment: Payment, following: Payment) -> Payment:

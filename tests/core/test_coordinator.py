@@ -70,7 +70,7 @@ def test_an_attempt_begins_by_asking_every_bank_for_its_legs() -> None:
     ]
     assert [effect.kind for effect in effects if isinstance(effect, SetTimer)] == [
         TimerKind.VOTES,
-        TimerKind.RESEND,
+        TimerKind.RESEND_PREPARE,
     ]
     assert not answers(effects)
 
@@ -92,7 +92,7 @@ def test_one_no_aborts_and_writes_nothing() -> None:
         Reply(Answer(TXN, Outcome.ABORTED, "INSUFFICIENT_FUNDS")),
         Send("boreal", Decide(TXN, commit=False)),
     ]
-    assert core.timer(TimerKind.RESEND, TXN) == []
+    assert core.timer(TimerKind.RESEND_PREPARE, TXN) == []
 
 
 def test_a_yes_after_a_no_changes_nothing() -> None:
@@ -120,13 +120,13 @@ def test_a_lost_vote_is_asked_for_again() -> None:
     core.commit(commit(), now=0.0)
     core.vote("alpine", Vote(TXN, yes=True))
     delays_s = []
-    for tries in range(6):
-        effects = core.timer(TimerKind.RESEND, TXN, tries)
+    for tries in range(8):
+        effects = core.timer(TimerKind.RESEND_PREPARE, TXN, tries)
         assert sent(effects) == [("boreal", Prepare(TXN, TWO_BANKS[1:]))]
         (timer,) = (effect for effect in effects if isinstance(effect, SetTimer))
         assert timer.tries == tries + 1
         delays_s.append(timer.delay_s)
-    assert delays_s == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
+    assert delays_s == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
 
 def test_a_bank_that_does_not_vote_in_time_aborts() -> None:
@@ -143,9 +143,27 @@ def test_only_commits_are_resent_until_acknowledged() -> None:
     core = coordinator()
     voted_yes(core)
     core.acknowledge("alpine", Ack(TXN, ok=True))
-    assert sent(core.timer(TimerKind.RESEND, TXN)) == [("boreal", Decide(TXN, commit=True))]
+    assert sent(core.timer(TimerKind.RESEND_DECIDE, TXN)) == [("boreal", Decide(TXN, commit=True))]
     core.acknowledge("boreal", Ack(TXN, ok=True))
-    assert core.timer(TimerKind.RESEND, TXN) == []
+    assert core.timer(TimerKind.RESEND_DECIDE, TXN) == []
+
+
+def test_a_bank_that_is_away_for_days_is_still_told() -> None:
+    """The waits stop growing, however often the decision has been sent."""
+    core = coordinator()
+    voted_yes(core)
+    effects = core.timer(TimerKind.RESEND_DECIDE, TXN, 100_000)
+    assert sent(effects) == [("alpine", Decide(TXN, commit=True)), ("boreal", Decide(TXN, commit=True))]
+    assert SetTimer(TimerKind.RESEND_DECIDE, TXN, core.timing.resend_cap_s, 100_001) in effects
+
+
+def test_a_phase_has_one_chain_of_resends() -> None:
+    """The timers of the phase before die out, or everything would be sent twice from then on."""
+    core = coordinator()
+    effects = voted_yes(core)
+    kinds = [effect.kind for effect in effects if isinstance(effect, SetTimer)]
+    assert kinds == [TimerKind.RESEND_DECIDE]
+    assert core.timer(TimerKind.RESEND_PREPARE, TXN, 1) == []
 
 
 def test_a_refusal_is_no_acknowledgement() -> None:
@@ -162,7 +180,7 @@ def test_a_stale_vote_timer_does_nothing() -> None:
     voted_yes(core)
     assert core.timer(TimerKind.VOTES, TXN) == []
     assert core.timer(TimerKind.VOTES, Txn("p1", 2)) == []
-    assert core.timer(TimerKind.RESEND, Txn("nobody", 1)) == []
+    assert core.timer(TimerKind.RESEND_DECIDE, Txn("nobody", 1)) == []
 
 
 def test_the_record_goes_when_banks_and_gateway_know() -> None:
@@ -298,7 +316,7 @@ def test_in_one_phase_only_the_bank_knows() -> None:
         asked = core.timer(TimerKind.VOTES, TXN)
         assert sent(asked) == [("alpine", Inquire(TXN))]
         assert not answers(asked)
-        assert sent(core.timer(TimerKind.RESEND, TXN)) == [("alpine", Inquire(TXN))]
+        assert sent(core.timer(TimerKind.RESEND_INQUIRE, TXN)) == [("alpine", Inquire(TXN))]
         assert core.timer(TimerKind.VOTES, TXN) == []
         assert core.decision(TXN, now=9.0) is Outcome.UNDECIDED
         (answer,) = answers(core.vote("alpine", Vote(TXN, yes=yes)))

@@ -35,7 +35,7 @@ async def raw_pay(of: LabClient, /, **request: Any) -> pb.Receipt:
     sender = of._client
     await sender._logged_in()
     receipt: pb.Receipt = await sender._gateway().Pay(
-        pb.PayRequest(**request), metadata=sender._metadata(), timeout=20.0
+        pb.PayRequest(**request), metadata=sender._metadata(), timeout=20.0, wait_for_ready=True
     )
     return receipt
 
