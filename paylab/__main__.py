@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from paylab.core.balancing import POLICIES
 from paylab.errors import LabError, PaylabError
+from paylab.lab.attacks import attack_command
 from paylab.lab.campaigns import campaign_command
 
 CONCURRENCY_DEFAULT = 64
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--json", action="store_true", help="print one JSON list")
     judge.set_defaults(command=_judge)
     campaign_command.add_to(commands, _simulate)
+    attack_command.add_to(commands)
     return parser
 
 

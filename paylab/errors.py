@@ -2,13 +2,13 @@
 
 PaylabError
 ├── Definite            it surely did not happen
-│   ├── InvalidRequest      INVALID_AMOUNT, BAD_CURRENCY, BAD_ACCOUNT, KEY_MISSING
+│   ├── InvalidRequest      INVALID_AMOUNT, BAD_CURRENCY, BAD_ACCOUNT, BAD_NAME, KEY_MISSING
 │   ├── KeyReused           KEY_REUSED
 │   ├── Unauthenticated     TOKEN_EXPIRED, TOKEN_INVALID
 │   ├── PermissionDenied    NOT_OWNER, SCOPE, ROLE
 │   ├── NotFound            NOT_FOUND
 │   ├── WrongState          WRONG_STATE
-│   └── Overloaded          OVERLOADED, try again after `pushback_s`
+│   └── Overloaded          OVERLOADED, LOCKED_OUT: try again after `pushback_s`
 ├── OutcomeUnknown      OUTCOME_UNKNOWN, or a transport that failed: it may have happened
 └── LabError            the laboratory itself was misused, or found something wrong
 """
@@ -82,6 +82,7 @@ ERROR_OF_REASON: dict[str, type[PaylabError]] = {
     "INVALID_AMOUNT": InvalidRequest,
     "BAD_CURRENCY": InvalidRequest,
     "BAD_ACCOUNT": InvalidRequest,
+    "BAD_NAME": InvalidRequest,
     "KEY_MISSING": InvalidRequest,
     "KEY_REUSED": KeyReused,
     "TOKEN_EXPIRED": Unauthenticated,
@@ -92,5 +93,6 @@ ERROR_OF_REASON: dict[str, type[PaylabError]] = {
     "NOT_FOUND": NotFound,
     "WRONG_STATE": WrongState,
     "OVERLOADED": Overloaded,
+    "LOCKED_OUT": Overloaded,
     "OUTCOME_UNKNOWN": OutcomeUnknown,
 }

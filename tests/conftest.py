@@ -13,7 +13,7 @@ from paylab import Lab
 from paylab.core.authorization import Identity, Role
 from paylab.lab.lab import open_labs
 from paylab.lab.real_world import RealWorld
-from paylab.nodes.auth_server import PasswordCost
+from paylab.nodes.passwords import PasswordCost
 
 # A busy machine is no bug: examples have no deadline of their own.
 settings.register_profile("paylab", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -3,6 +3,7 @@
 Peers are named by the role in their certificate. A method with a scope also needs a token that has it.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -70,12 +71,17 @@ def _peers(*roles: Role, repeatable: bool = False) -> Rule:
 
 _ANYBODY = Rule(None, repeatable=True)
 _STREAM_FOR_ANYBODY = Rule(None, streaming=True)
+# Reflection tells what a node serves inside. Customers have the protos of what they may call.
+_STREAM_FOR_STAFF = Rule(frozenset(Role) - {Role.CLIENT}, streaming=True)
 
 RULES: dict[str, Rule] = {
     "/paylab.v1.Authentication/Register": _peers(Role.CLIENT, Role.OPERATOR, repeatable=True),
     "/paylab.v1.Authentication/Login": _peers(Role.CLIENT, Role.OPERATOR, repeatable=True),
     "/paylab.v1.Authentication/Refresh": _peers(Role.CLIENT, Role.OPERATOR),
     "/paylab.v1.Authentication/GetJwks": _ANYBODY,
+    "/paylab.v1.Authentication/Revoke": _peers(Role.CLIENT, Role.OPERATOR, repeatable=True),
+    "/paylab.v1.Authentication/RotateKeys": _peers(Role.OPERATOR),
+    "/paylab.v1.Authentication/Unlock": _peers(Role.OPERATOR, repeatable=True),
     "/paylab.v1.LoadBalancer/Register": _peers(Role.AUTH, Role.BANK),
     "/paylab.v1.LoadBalancer/ReportLoad": _peers(Role.AUTH, Role.BANK),
     "/paylab.v1.LoadBalancer/ListServers": _ANYBODY,
@@ -105,7 +111,7 @@ RULES: dict[str, Rule] = {
     "/grpc.health.v1.Health/Check": _ANYBODY,
     "/grpc.health.v1.Health/List": _ANYBODY,
     "/grpc.health.v1.Health/Watch": _STREAM_FOR_ANYBODY,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _STREAM_FOR_ANYBODY,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _STREAM_FOR_STAFF,
 }
 
 
@@ -126,9 +132,43 @@ def needs_token(rule: Rule | None, identity: Identity | None) -> bool:
     return True
 
 
-def check_scope(rule: Rule, caller: Caller | None) -> None:
-    """Raises Unauthenticated without a caller, PermissionDenied SCOPE when the token lacks the scope."""
+def check_scope(rule: Rule, caller: Caller | None) -> Caller:
+    """The caller, if the token allows this.
+
+    Raises Unauthenticated without a caller, PermissionDenied SCOPE when the token lacks the scope.
+    """
     if caller is None:
         raise Unauthenticated("TOKEN_INVALID", "a token is needed")
     if rule.scope not in caller.scopes:
         raise PermissionDenied("SCOPE", f"the token lacks {rule.scope}")
+    return caller
+
+
+def rule_of(method: str) -> Rule | None:
+    """The rule of a method; None when the table does not have it."""
+    return RULES.get(method)
+
+
+def seen_through(holder: Identity | None, vouched: str | None) -> Identity | None:
+    """Whose call it is: the certificate holder's, or that of whom a balancer vouches for in metadata.
+
+    A word in metadata is worth as much as who says it: only balancers, which applied this table to their own
+    caller, are believed.
+    """
+    if vouched is not None and holder is not None and holder.role is Role.BALANCER:
+        return parse_identity(vouched)
+    return holder
+
+
+def may_give_rights(role: Role) -> bool:
+    """Whether the holder of such a certificate may give users accounts and roles."""
+    return role is Role.OPERATOR
+
+
+# A name is written into logs and tokens, so it has no spaces, quotes or control characters, and an end.
+USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+
+
+def is_username(name: str) -> bool:
+    """Whether a user may be called that."""
+    return USERNAME.fullmatch(name) is not None

@@ -8,7 +8,19 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paylab.core import backoff, idempotency, participant, payment, tokens
+from paylab.core import (
+    authorization,
+    backoff,
+    idempotency,
+    key_rotation,
+    lockout,
+    participant,
+    payment,
+    refresh,
+    revocation,
+    tokens,
+    transport,
+)
 from paylab.core.balancing import Policy, RoundRobin
 from paylab.core.coordinator import Coordinator
 from paylab.core.messages import Outcome
@@ -48,7 +60,21 @@ class Decisions:
     client_delay: Callable[..., float] = backoff.full_jitter
     balancer_policy: Callable[[], Policy] = RoundRobin
     logger_fresh: Callable[[Sequence[str], Collection[str]], list[str]] = fresh_events
+    token_header: Callable[..., None] = tokens.check_header
+    token_key: Callable[..., Any | None] = tokens.find_key
     token_check: Callable[..., tokens.Caller] = tokens.check_claims
+    token_revoked: Callable[..., bool] = revocation.is_revoked
+    token_refetch: Callable[..., bool] = transport.may_refetch
+    access_rule: Callable[[str], authorization.Rule | None] = authorization.rule_of
+    access_peer: Callable[..., authorization.Identity | None] = authorization.seen_through
+    access_scope: Callable[..., tokens.Caller] = authorization.check_scope
+    access_account: Callable[..., None] = tokens.check_account
+    auth_username: Callable[[str], bool] = authorization.is_username
+    auth_rights: Callable[[authorization.Role], bool] = authorization.may_give_rights
+    auth_lockout: Callable[..., float] = lockout.locked_for_s
+    auth_refresh: Callable[..., refresh.Verdict] = refresh.judge
+    auth_rotation: Callable[..., key_rotation.Rotation] = key_rotation.rotate
+    server_transport: Callable[[authorization.Identity], transport.Transport] = transport.transport
 
 
 DEFAULT = Decisions()

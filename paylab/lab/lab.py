@@ -25,9 +25,9 @@ from paylab.lab.network import Network
 from paylab.lab.real_world import RealWorld, World
 from paylab.lab.simulation.choices import Choices
 from paylab.lab.simulation.simulator import SimWorld
-from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.client import PaymentClient, Receipt
 from paylab.nodes.node import LEASE_S
+from paylab.nodes.passwords import PasswordCost
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -118,6 +118,7 @@ class Lab:
                     lease_s=lease_s,
                     replacements={"balancer.policy": POLICIES[policy], **(replace or {})},
                     password_cost=password_cost or self._world.password_cost,
+                    secret=self.auth_secret,
                 )
             )
         except BaseException:
@@ -295,6 +296,11 @@ class Lab:
     def badge(self) -> str:
         """What figures say about where they come from."""
         return self._world.badge
+
+    @property
+    def auth_secret(self) -> bytes:
+        """What the authentication servers know and their store does not contain."""
+        return hmac.digest(self._secret, b"\0auth", "sha256")
 
     @property
     def world(self) -> World:

@@ -15,11 +15,11 @@ from paylab.lab.faulty_world import CommitPoint
 from paylab.lab.real_world import World
 from paylab.lab.slots import filled
 from paylab.nodes import wire
-from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import BANK_KEY
 from paylab.nodes.node import Node
+from paylab.nodes.passwords import PasswordCost
 from paylab.pb import (
     authentication_pb2,
     authentication_pb2_grpc,
@@ -42,6 +42,7 @@ class Running:
     identity: Identity
     make: Callable[[Host], Node]
     host: Host
+    node: Node
     up: bool = True
 
 
@@ -70,6 +71,7 @@ class Network:
         lease_s: float,
         replacements: Mapping[str, Any],
         password_cost: PasswordCost | None,
+        secret: bytes,
     ) -> "Network":
         """Start the balancers, then all else at once; return when every server is known to its balancer."""
         decisions, kinds = filled(replacements)
@@ -81,7 +83,11 @@ class Network:
             ]
         )
         servers: list[tuple[str, Role, Callable[[Host], Node]]] = [
-            (f"auth-{n}", Role.AUTH, partial(kinds["node.auth"], cost=password_cost, lease_s=lease_s))
+            (
+                f"auth-{n}",
+                Role.AUTH,
+                partial(kinds["node.auth"], secret=secret, cost=password_cost, lease_s=lease_s),
+            )
             for n in range(1, auth_servers + 1)
         ]
         servers += [
@@ -109,8 +115,9 @@ class Network:
         started = []
         for name, role, make in servers:
             identity = Identity(name, role)
-            self.nodes[name] = Running(identity, make, self._host(identity))
-            started.append(make(self.nodes[name].host).start())
+            host = self._host(identity)
+            self.nodes[name] = Running(identity, make, host, make(host))
+            started.append(self.nodes[name].node.start())
         await asyncio.gather(*started)
 
     async def _ready(self, balancer: str, servers: Iterable[str]) -> None:
@@ -148,7 +155,8 @@ class Network:
         running.host = self._host(running.identity)
         running.host.recorder.continue_from(before)
         running.host.recorder.record(Kind.RESTARTED)
-        await running.make(running.host).start()
+        running.node = running.make(running.host)
+        await running.node.start()
         running.up = True
 
     def break_world(self, kind: str, *arguments: Any) -> None:

@@ -1,6 +1,6 @@
 """A lab's own certificate authority. A certificate names its holder twice: as a host and as an identity."""
 
-from collections.abc import Callable
+from datetime import datetime
 
 import trustme
 
@@ -16,11 +16,10 @@ class Authority:
         self._ca = trustme.CA(organization_name="paylab")
         self.ca_pem: bytes = self._ca.cert_pem.bytes()
 
-    def issue(self, identity: Identity) -> Credentials:
-        """A certificate for `<node>` and `<node>.<role>.paylab`, and its key."""
-        leaf = self._ca.issue_cert(identity.node, str(identity), common_name=identity.node)
+    def issue(self, identity: Identity, *, expired_at: datetime | None = None) -> Credentials:
+        """A certificate for `<node>` and `<node>.<role>.paylab`, and its key; an expired one on request."""
+        leaf = self._ca.issue_cert(
+            identity.node, str(identity), common_name=identity.node, not_after=expired_at
+        )
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
         return Credentials(self.ca_pem, chain, leaf.private_key_pem.bytes())
-
-
-Issuer = Callable[[Identity], Credentials]

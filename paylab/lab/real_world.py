@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,9 +14,9 @@ from paylab.core.authorization import Identity
 from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture, LoopThread
 from paylab.lab.pki import Authority
 from paylab.lab.real_faults import FaultyHost, Links, RealFaults
-from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.events import Event
-from paylab.nodes.host import AddressBook, GrpcHost, Host
+from paylab.nodes.host import AddressBook, Credentials, GrpcHost, Host
+from paylab.nodes.passwords import PasswordCost
 from paylab.nodes.store import Databases
 
 T = TypeVar("T")
@@ -100,9 +101,9 @@ class RealWorld(RealFaults):
         """Where a node listens."""
         return self._addresses.addresses[node]
 
-    def credentials(self, identity: Identity) -> Any:
+    def credentials(self, identity: Identity, *, expired_at: datetime | None = None) -> Credentials:
         """A certificate for a tool that is no node."""
-        return self._authority.issue(identity)
+        return self._authority.issue(identity, expired_at=expired_at)
 
     async def crash(self, host: Host) -> None:
         """Kill what runs on a host."""

@@ -1,67 +1,43 @@
 """An authentication server: users, passwords and tokens, over a user store that all of them share."""
 
 import base64
-import functools
 import hashlib
+import hmac
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import jwt
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Column, Connection, Float, LargeBinary, MetaData, String, Table, insert, select, update
 
+from paylab.core import revocation
 from paylab.core.authorization import Role
-from paylab.core.tokens import ACCESS_LIFETIME_S, REFRESH_LIFETIME_S, TYPE, access_claims
-from paylab.errors import PermissionDenied, Unauthenticated
+from paylab.core.refresh import Verdict
+from paylab.core.tokens import ACCESS_LIFETIME_S, LEEWAY_S, TYPE, access_claims
+from paylab.errors import InvalidRequest, Overloaded, PermissionDenied, Unauthenticated
+from paylab.nodes import auth_store, signing_keys
+from paylab.nodes.auth_store import Grant
+from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import current_peer
 from paylab.nodes.node import LEASE_S, Node, keep_registered
+from paylab.nodes.passwords import PasswordCost, Passwords
+from paylab.nodes.signing_keys import SigningKeys
 from paylab.nodes.token_verifier import ALGORITHM
 from paylab.pb import authentication_pb2 as pb
 from paylab.pb import authentication_pb2_grpc as pb_grpc
 
-TABLES = MetaData()
-USERS = Table(
-    "users",
-    TABLES,
-    Column("username", String, primary_key=True),
-    Column("password_hash", String, nullable=False),
-    Column("accounts", String, nullable=False),  # JSON list of "bank/account"
-    Column("roles", String, nullable=False),  # JSON list
-)
-SIGNING_KEYS = Table(
-    "signing_keys",
-    TABLES,
-    Column("kid", String, primary_key=True),
-    Column("private_bytes", LargeBinary, nullable=False),
-    Column("made_at_s", Float, nullable=False),
-)
-REFRESH_TOKENS = Table(
-    "refresh_tokens",
-    TABLES,
-    Column("token_hash", String, primary_key=True),
-    Column("username", String, nullable=False),
-    Column("expires_at_s", Float, nullable=False),
-    Column("used_at_s", Float),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class PasswordCost:
-    """Argon2id parameters; the defaults are RFC 9106's second recommendation."""
-
-    time_cost: int = 3
-    memory_kib: int = 65_536
-    parallelism: int = 4
+# How often somebody looks whether the next signing key is due.
+LOOK_EVERY_S = 30.0
+# Stands for every name that nobody can have.
+NOBODY = "?"
 
 
 class AuthServer(Node, pb_grpc.AuthenticationServicer):
-    """Any of them can do everything: users, keys and refresh tokens are in the shared store."""
+    """Any of them can do everything: users, keys and refresh tokens are in the shared store.
+
+    `secret` is what the store must not contain: what seals signing keys and makes refresh tokens comes of it.
+    """
 
     role = Role.AUTH
 
@@ -69,18 +45,19 @@ class AuthServer(Node, pb_grpc.AuthenticationServicer):
         self,
         host: Host,
         *,
+        secret: bytes,
         balancer: str = "auth-lb",
         cost: PasswordCost | None = None,
         lease_s: float = LEASE_S,
     ) -> None:
         """Register with `balancer` once running."""
         super().__init__(host)
-        cost = cost or PasswordCost()
         self._balancer = balancer
         self._lease_s = lease_s
         self._store = host.store("auth")
-        self._hasher = PasswordHasher(cost.time_cost, cost.memory_kib, cost.parallelism)
-        self._nobodys_hash = ""
+        self.passwords = Passwords(host, cost or PasswordCost())
+        self.keys = SigningKeys(host, self._store, seal_key=hmac.digest(secret, b"seal", "sha256"))
+        self._refresh_key = hmac.digest(secret, b"refresh", "sha256")
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve Authentication."""
@@ -89,146 +66,173 @@ class AuthServer(Node, pb_grpc.AuthenticationServicer):
 
     async def boot(self) -> None:
         """Create the tables, and the first signing key unless a twin has."""
-        await self._store.create_tables(TABLES)
-        private = self.host.secret_bytes(32)
-        public = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-        row = {
-            "kid": hashlib.sha256(public).hexdigest()[:16],
-            "private_bytes": private,
-            "made_at_s": self.host.now(),
-        }
-
-        def first_key(connection: Connection) -> None:
-            if connection.execute(select(SIGNING_KEYS.c.kid)).first() is None:
-                connection.execute(insert(SIGNING_KEYS).values(row))
-
-        await self._store.run(first_key)
+        await self._store.create_tables(auth_store.TABLES)
+        await self._store.create_tables(signing_keys.TABLES)
+        await self.keys.make_due()
 
     async def run(self) -> None:
-        """Make ourselves known."""
+        """Make ourselves known, and look after the keys."""
         self.host.spawn(
             keep_registered(self.host, balancer=self._balancer, lease_s=self._lease_s, group="auth"),
             daemon=True,
         )
+        self.host.spawn(self._rotate(), daemon=True)
 
-    # Authentication -----------------------------------------------------------------------------
+    async def _rotate(self) -> None:
+        while True:
+            await self.host.sleep(LOOK_EVERY_S)
+            await self.keys.make_due()
+
+    # Users --------------------------------------------------------------------------------------
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
-        """Create a user. Only an operator may give accounts and roles."""
-        if (request.accounts or request.roles) and current_peer().role is not Role.OPERATOR:
+        """Create a user. Raises InvalidRequest, Unauthenticated, PermissionDenied, Overloaded.
+
+        Only an operator may give accounts and roles. A name that is taken needs its password.
+        """
+        if (request.accounts or request.roles) and not self.host.decisions.auth_rights(current_peer().role):
             raise PermissionDenied("ROLE", "only an operator gives accounts and roles")
-        known = await self._user(request.username)
-        if known is not None:
-            await self._check_password(known.password_hash, request.password)
-            await self._store.run(lambda connection: _add_rights(connection, request))
-            return pb.RegisterResponse(created=False)
-        salt = self.host.secret_bytes(16)
-        digest = await self.host.run_blocking(lambda: self._hasher.hash(request.password, salt=salt))
-
-        def create(connection: Connection) -> bool:
-            if connection.execute(select(USERS).where(USERS.c.username == request.username)).first():
-                return False
-            row = {"username": request.username, "password_hash": digest, "accounts": "[]", "roles": "[]"}
-            connection.execute(insert(USERS).values(row))
-            return True
-
-        created = await self._store.run(create)
-        await self._store.run(lambda connection: _add_rights(connection, request))
+        name = request.username
+        if not self.host.decisions.auth_username(name):
+            raise InvalidRequest("BAD_NAME", "a name has 1 to 64 letters, digits and . _ @ -")
+        created = False
+        if await self._store.run(lambda connection: auth_store.user(connection, name)) is None:
+            digest = await self.passwords.digest(request.password)
+            created = await self._store.run(lambda it: auth_store.create_user(it, name, digest))
+        if not created:
+            await self._authenticate(name, request.password)
+        await self._store.run(
+            lambda it: auth_store.add_rights(it, name, accounts=request.accounts, roles=request.roles)
+        )
         return pb.RegisterResponse(created=created)
 
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.TokenResponse:
         """Check the password; an unknown user costs the same time and gets the same answer."""
-        user = await self._user(request.username)
-        await self._check_password(user.password_hash if user else await self._decoy(), request.password)
-        if user is None:
+        user = await self._authenticate(request.username, request.password)
+        refresh_token = base64.urlsafe_b64encode(self.host.secret_bytes(32)).decode()
+        grant = self._grant(refresh_token, family=self.host.new_id(), username=user.username)
+        await self._store.run(lambda it: auth_store.give(it, grant, now=self.host.now()))
+        return await self._pair(user, refresh_token, token_id=grant.token_id)
+
+    async def _authenticate(self, username: str, password: str) -> Any:
+        """The user with this password. Raises Unauthenticated, Overloaded LOCKED_OUT."""
+        known = self.host.decisions.auth_username(username)
+        name, peer, now = username if known else NOBODY, current_peer().node, self.host.now()
+        begun = await self._store.run(
+            lambda it: auth_store.begin_try(it, name, peer, now=now, decisions=self.host.decisions)
+        )
+        if begun.wait_s:
+            self._tell(f"{begun.who} is locked for {begun.wait_s:.1f} s")
+            raise Overloaded("LOCKED_OUT", "too many failures: wait", begun.wait_s)
+        if not await self._matches(begun.user, password):
             raise Unauthenticated("TOKEN_INVALID", "wrong name or password")
-        return await self._tokens(user)
+        if self.passwords.is_outdated(begun.user.password_hash):
+            digest = await self.passwords.digest(password)
+            await self._store.run(lambda it: auth_store.set_digest(it, name, digest))
+        await self._store.run(lambda it: auth_store.forgive(it, name, peer))
+        return begun.user
+
+    async def _matches(self, user: Any, password: str) -> bool:
+        return await self.passwords.matches(user.password_hash if user else None, password)
+
+    async def Unlock(self, request: pb.UnlockRequest, context: Any) -> pb.UnlockResponse:
+        """Forget failures, so that nobody has to wait any longer."""
+        operator, now = str(current_peer()), self.host.now()
+        await self._store.run(
+            lambda it: auth_store.unlock(it, request.username, request.peer, now=now, by=operator)
+        )
+        self._tell(f"{operator} unlocked {' and '.join(filter(None, (request.username, request.peer)))}")
+        return pb.UnlockResponse()
+
+    def _tell(self, what: str) -> None:
+        self.host.recorder.record(Kind.STATE, detail=what)
+
+    # Tokens -------------------------------------------------------------------------------------
 
     async def Refresh(self, request: pb.RefreshRequest, context: Any) -> pb.TokenResponse:
-        """Use a refresh token up, and give the next pair."""
-        digest, now = _digest(request.refresh_token), self.host.now()
-
-        def use(connection: Connection) -> str | None:
-            fresh = (
-                (REFRESH_TOKENS.c.token_hash == digest)
-                & REFRESH_TOKENS.c.used_at_s.is_(None)
-                & (REFRESH_TOKENS.c.expires_at_s > now)
+        """Use a refresh token up, and give the next pair. Raises Unauthenticated."""
+        successor = self._successor(request.refresh_token)
+        following = self._grant(successor)
+        verdict, given, user = await self._store.run(
+            lambda it: auth_store.use_refresh(
+                it,
+                _digest(request.refresh_token),
+                following,
+                now=self.host.now(),
+                decisions=self.host.decisions,
             )
-            row = connection.execute(select(REFRESH_TOKENS.c.username).where(fresh)).first()
-            connection.execute(update(REFRESH_TOKENS).where(fresh).values(used_at_s=now))
-            return str(row.username) if row else None
+        )
+        if verdict in (Verdict.ROTATE, Verdict.REPEAT):
+            return await self._pair(user, successor, token_id=given.token_id)
+        if verdict is Verdict.END_FAMILY:
+            self._tell(f"a used refresh token of {user.username} came back: its family ends")
+        raise Unauthenticated("TOKEN_INVALID", "this refresh token is not valid")
 
-        username = await self._store.run(use)
-        user = await self._user(username) if username else None
-        if user is None:
-            raise Unauthenticated("TOKEN_INVALID", "this refresh token is not valid")
-        return await self._tokens(user)
+    async def Revoke(self, request: pb.RevokeRequest, context: Any) -> pb.RevokeResponse:
+        """End a refresh token's family, or an access token."""
+        now, claims = self.host.now(), await self._own_claims(request.token)
+
+        def end(connection: Any) -> None:
+            row = auth_store.find_refresh(connection, _digest(request.token))
+            if row is not None:
+                auth_store.end_family(connection, row.family, now=now)
+            elif claims is not None:
+                auth_store.revoke(connection, claims["jti"], claims["exp"] + LEEWAY_S, now=now)
+
+        await self._store.run(end)
+        return pb.RevokeResponse()
+
+    async def RotateKeys(self, request: pb.RotateKeysRequest, context: Any) -> pb.RotateKeysResponse:
+        """Make the next signing key now."""
+        made = await self.keys.make_due(asked=True)
+        assert made is not None
+        return pb.RotateKeysResponse(kid=made.kid, signs_from_s=made.signs_from_s)
 
     async def GetJwks(self, request: pb.GetJwksRequest, context: Any) -> pb.GetJwksResponse:
-        """Publish every key that verifies."""
-        keys = []
-        for row in await self._keys():
-            public = Ed25519PrivateKey.from_private_bytes(row.private_bytes).public_key().public_bytes_raw()
-            x = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
-            keys.append(
-                {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": ALGORITHM, "kid": row.kid, "x": x}
-            )
-        return pb.GetJwksResponse(jwks_json=json.dumps({"keys": keys}))
+        """Publish every key that verifies, and what was revoked."""
+        revoked = revocation.bounded(await self._store.run(auth_store.revoked), now=self.host.now())
+        return pb.GetJwksResponse(
+            jwks_json=json.dumps({"keys": await self.keys.published()}),
+            revoked_token_ids=sorted(revoked.token_ids),
+            refused_until_s=revoked.refused_until_s,
+        )
 
-    # Steps --------------------------------------------------------------------------------------
+    def _grant(self, refresh_token: str, *, family: str = "", username: str = "") -> Grant:
+        """A refresh token to be kept, with a new access token's id."""
+        access_expires_at_s = self.host.now() + ACCESS_LIFETIME_S + LEEWAY_S
+        return Grant(_digest(refresh_token), family, username, self.host.new_id(), access_expires_at_s)
 
-    async def _user(self, username: str) -> Any:
-        query = select(USERS).where(USERS.c.username == username)
-        return await self._store.run(lambda connection: connection.execute(query).first())
-
-    async def _keys(self) -> Sequence[Any]:
-        query = select(SIGNING_KEYS).order_by(SIGNING_KEYS.c.made_at_s, SIGNING_KEYS.c.kid)
-        return await self._store.rows(query)
-
-    async def _check_password(self, password_hash: str, password: str) -> None:
-        try:
-            await self.host.run_blocking(functools.partial(self._hasher.verify, password_hash, password))
-        except (VerifyMismatchError, InvalidHashError) as error:
-            raise Unauthenticated("TOKEN_INVALID", "wrong name or password") from error
-
-    async def _decoy(self) -> str:
-        if not self._nobodys_hash:
-            salt, nobody = self.host.secret_bytes(16), self.host.secret_bytes(16)
-            self._nobodys_hash = await self.host.run_blocking(lambda: self._hasher.hash(nobody, salt=salt))
-        return self._nobodys_hash
-
-    async def _tokens(self, user: Any) -> pb.TokenResponse:
-        key = (await self._keys())[-1]
+    async def _pair(self, user: Any, refresh_token: str, *, token_id: str) -> pb.TokenResponse:
+        kid, private = await self.keys.signing()
         claims = access_claims(
             subject=user.username,
             accounts=json.loads(user.accounts),
             roles=json.loads(user.roles),
-            token_id=self.host.new_id(),
+            token_id=token_id,
             now=self.host.now(),
         )
-        private = Ed25519PrivateKey.from_private_bytes(key.private_bytes)
-        refresh_token = base64.urlsafe_b64encode(self.host.secret_bytes(32)).decode()
-        row = {
-            "token_hash": _digest(refresh_token),
-            "username": user.username,
-            "expires_at_s": self.host.now() + REFRESH_LIFETIME_S,
-        }
-        await self._store.execute(insert(REFRESH_TOKENS).values(row))
         return pb.TokenResponse(
-            access_token=jwt.encode(claims, private, ALGORITHM, headers={"kid": key.kid, "typ": TYPE}),
+            access_token=jwt.encode(claims, private, ALGORITHM, headers={"kid": kid, "typ": TYPE}),
             expires_in_s=ACCESS_LIFETIME_S,
             refresh_token=refresh_token,
         )
 
+    async def _own_claims(self, token: str) -> dict[str, Any] | None:
+        """The claims of an access token that we have signed; None for anything else."""
+        unchecked: Any = {f"verify_{name}": False for name in ("exp", "nbf", "iat", "aud")}
+        for key in await self.keys.published():
+            try:
+                claims: dict[str, Any] = jwt.decode(token, jwt.PyJWK(key), [ALGORITHM], options=unchecked)
+            except jwt.InvalidTokenError:
+                continue
+            return claims
+        return None
+
+    def _successor(self, refresh_token: str) -> str:
+        """The token after this one: always the same, so that a repeated request gets the same answer."""
+        made = hmac.digest(self._refresh_key, refresh_token.encode(), "sha256")
+        return base64.urlsafe_b64encode(made).decode()
+
 
 def _digest(refresh_token: str) -> str:
     return hashlib.sha256(refresh_token.encode()).hexdigest()
-
-
-def _add_rights(connection: Connection, request: pb.RegisterRequest) -> None:
-    row = connection.execute(select(USERS).where(USERS.c.username == request.username)).one()
-    rights = {
-        name: json.dumps(sorted({*json.loads(getattr(row, name)), *wanted}))
-        for name, wanted in (("accounts", request.accounts), ("roles", request.roles))
-    }
-    connection.execute(update(USERS).where(USERS.c.username == request.username).values(**rights))

@@ -12,7 +12,6 @@ import grpc
 from paylab.core import messages
 from paylab.core.authorization import Role
 from paylab.core.ledger import Account
-from paylab.core.tokens import check_account
 from paylab.errors import InvalidRequest, NotFound
 from paylab.nodes import wire
 from paylab.nodes.bank_store import Answer, BankStore, Item, Rule
@@ -177,7 +176,7 @@ class BankServer(Node, pb_grpc.BankServicer):
 
     def _check_reader(self, account: str) -> None:
         if current_peer().role is not Role.OPERATOR:
-            check_account(current_caller(), f"{self.bank}/{account}")
+            self.host.decisions.access_account(current_caller(), f"{self.bank}/{account}")
 
     async def _account(self, name: str) -> Account:
         found = await self._books.account(name)

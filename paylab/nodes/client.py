@@ -3,6 +3,7 @@
 Whatever is not known to have failed is asked again with the same key, never with a new one.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -54,6 +55,7 @@ class PaymentClient:
         self._password = password
         self._access_token = ""
         self._refresh_token = ""
+        self._renewing = asyncio.Lock()
 
     async def login(self) -> None:
         """Exchange the password for tokens. Raises Unauthenticated, OutcomeUnknown."""
@@ -116,13 +118,14 @@ class PaymentClient:
             left_s = until_s - self._host.now()
             try:
                 await self._logged_in()
+                token = self._access_token
                 call = {"timeout": max(0.0, min(left_s, CALL_TIMEOUT_S)), "metadata": self._metadata()}
                 return await _errors(ask(call))
             except Unauthenticated as error:
                 if refreshed or error.reason != "TOKEN_EXPIRED":
                     raise
                 refreshed = True
-                await self._refresh()
+                await self._refresh(token)
                 continue
             except Overloaded as error:
                 failure: OutcomeUnknown | Overloaded = error
@@ -139,15 +142,19 @@ class PaymentClient:
             await self._host.sleep(delay_s)
 
     async def _logged_in(self) -> None:
-        if not self._access_token:
-            await self.login()
+        async with self._renewing:  # of many payments that need a token, one gets it
+            if not self._access_token:
+                await self.login()
 
-    async def _refresh(self) -> None:
-        try:
-            request = authentication_pb2.RefreshRequest(refresh_token=self._refresh_token)
-            self._keep(await _errors(self._auth().Refresh(request)))
-        except Unauthenticated:
-            await self.login()
+    async def _refresh(self, expired: str) -> None:
+        async with self._renewing:
+            if self._access_token != expired:
+                return
+            try:
+                request = authentication_pb2.RefreshRequest(refresh_token=self._refresh_token)
+                self._keep(await _errors(self._auth().Refresh(request)))
+            except Unauthenticated:
+                await self.login()
 
     def _keep(self, tokens: authentication_pb2.TokenResponse) -> None:
         self._access_token, self._refresh_token = tokens.access_token, tokens.refresh_token

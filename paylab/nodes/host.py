@@ -17,6 +17,7 @@ import grpc
 
 from paylab.core.authorization import Identity
 from paylab.core.decisions import DEFAULT, Decisions
+from paylab.core.transport import MESSAGE_BYTES_MAX, Transport
 from paylab.nodes.events import Event, Recorder
 from paylab.nodes.interceptors import client_interceptors, server_interceptors
 from paylab.nodes.store import Databases, Store
@@ -24,9 +25,6 @@ from paylab.nodes.token_verifier import TokenVerifier
 
 T = TypeVar("T")
 
-# A message of 100 batched items takes about 20 kB; this leaves room and still bounds an attacker.
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-SERVER_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX))
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     # A node that comes back is dialled again soon; gRPC's own default is a second and more.
@@ -172,13 +170,15 @@ class GrpcHost:
 
     def server(self) -> grpc.aio.Server:
         """Bind an ephemeral port of the loopback interface, demanding a client certificate."""
+        transport = self.decisions.server_transport(self.identity)
         server = grpc.aio.server(
-            interceptors=server_interceptors(self, self.verifier), options=SERVER_OPTIONS
+            interceptors=server_interceptors(self, self.verifier), options=_options(transport)
         )
+        trusted_pem = self._credentials.ca_pem + transport.also_trusted_pem
         credentials = grpc.ssl_server_credentials(
             [(self._credentials.key_pem, self._credentials.certificate_pem)],
-            root_certificates=self._credentials.ca_pem,
-            require_client_auth=True,
+            root_certificates=trusted_pem if transport.client_certificates else None,
+            require_client_auth=transport.client_certificates,
         )
         port = server.add_secure_port("127.0.0.1:0", credentials)
         self._addresses.addresses[self.identity.node] = f"127.0.0.1:{port}"
@@ -241,3 +241,12 @@ class GrpcHost:
         for _, channel in self._channels.values():
             await channel.close()
         self._channels.clear()
+
+
+def _options(transport: Transport) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", transport.message_bytes_max),
+        ("grpc.max_metadata_size", transport.metadata_bytes_max),
+        ("grpc.absolute_max_metadata_size", transport.metadata_bytes_max),
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from paylab.core.authorization import RULES, Identity, Role, check_scope, needs_token, parse_identity
+from paylab.core.authorization import Identity, needs_token, parse_identity
 from paylab.core.tokens import Caller
 from paylab.errors import PaylabError, PermissionDenied, Unauthenticated
 from paylab.nodes import wire
@@ -40,7 +40,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 def server_interceptors(host: "Host", verifier: "TokenVerifier") -> list[grpc.aio.ServerInterceptor]:
     """In the order in which a call passes them."""
-    return [CallInterceptor(host), AuthorizationInterceptor(verifier)]
+    return [CallInterceptor(host), AuthorizationInterceptor(host, verifier)]
 
 
 def client_interceptors(host: "Host", target: str) -> list[grpc.aio.ClientInterceptor]:
@@ -178,25 +178,24 @@ class CallInterceptor(AroundInterceptor):
 class AuthorizationInterceptor(AroundInterceptor):
     """Refuses every call that the table of rules does not allow."""
 
-    def __init__(self, verifier: "TokenVerifier") -> None:
+    def __init__(self, host: "Host", verifier: "TokenVerifier") -> None:
         """Tokens are verified by `verifier`."""
         super().__init__()
+        self._host = host
         self._verifier = verifier
 
     async def around(
         self, method: str, request: Any, context: Context, answer: Callable[[], Awaitable[Any]]
     ) -> Any:
         """Find out who is calling, then ask the table. Raises Unauthenticated or PermissionDenied."""
-        identity, metadata, rule = PEER.get(), metadata_of(context), RULES.get(method)
-        if identity is not None and identity.role is Role.BALANCER and CALLER_KEY in metadata:
-            identity = parse_identity(metadata[CALLER_KEY])
-            PEER.set(identity)
+        decisions, metadata = self._host.decisions, metadata_of(context)
+        identity = decisions.access_peer(PEER.get(), metadata.get(CALLER_KEY))
+        PEER.set(identity)
+        rule = decisions.access_rule(method)
         if needs_token(rule, identity):
-            assert rule is not None
             scheme, _, token = metadata.get("authorization", "").partition(" ")
             caller = await self._verifier.verify(token) if scheme == "Bearer" and token else None
-            check_scope(rule, caller)
-            CALLER.set(caller)
+            CALLER.set(decisions.access_scope(rule, caller))
         return await answer()
 
 

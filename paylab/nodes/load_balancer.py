@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from paylab.core.authorization import RULES, Role
+from paylab.core.authorization import RULES, Identity, Role
 from paylab.core.balancing import Call, Endpoint, Policy
 from paylab.errors import PermissionDenied
 from paylab.nodes.host import Host
@@ -49,11 +49,15 @@ class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
     async def Register(self, request: pb.RegisterServerRequest, context: Any) -> pb.RegisterServerResponse:
         """Enter a server. Raises PermissionDenied unless its certificate bears that name and our role."""
         peer = current_peer()
-        if peer.role is not self._serves or peer.node != request.server:
+        if peer.role is not self._serves or not self.speaks_for(peer, request.server):
             raise PermissionDenied("ROLE", f"{peer} may not register {request.server} here")
         until_s = self.host.now() + request.lease_s
         self._endpoints[request.server] = Endpoint(request.server, request.group, until_s, request.lease_s)
         return pb.RegisterServerResponse()
+
+    def speaks_for(self, peer: Identity, server: str) -> bool:
+        """Whether the holder of a certificate may register this server."""
+        return peer.node == server
 
     async def ReportLoad(self, request: pb.ReportLoadRequest, context: Any) -> pb.ReportLoadResponse:
         """Note a server's load and renew its lease."""

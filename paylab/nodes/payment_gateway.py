@@ -12,7 +12,6 @@ from paylab.core.authorization import Role
 from paylab.core.backoff import exponential, full_jitter
 from paylab.core.messages import Commit
 from paylab.core.payment import Payment, State
-from paylab.core.tokens import check_account
 from paylab.errors import NotFound, OutcomeUnknown
 from paylab.nodes import wire
 from paylab.nodes.host import Host
@@ -87,7 +86,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         caller, money = current_caller(), wire.money_from_pb(request.money)
         payer, payee = request.payer, request.payee
         idempotency.check_request(key=request.idempotency_key, payer=payer, payee=payee, money=money)
-        check_account(caller, payer)
+        self.host.decisions.access_account(caller, payer)
         wanted = Payment(
             payment=self.host.new_id(),
             caller=caller.subject,

@@ -31,6 +31,7 @@ STATUS_OF_REASON = {
     "INVALID_AMOUNT": grpc.StatusCode.INVALID_ARGUMENT,
     "BAD_CURRENCY": grpc.StatusCode.INVALID_ARGUMENT,
     "BAD_ACCOUNT": grpc.StatusCode.INVALID_ARGUMENT,
+    "BAD_NAME": grpc.StatusCode.INVALID_ARGUMENT,
     "KEY_MISSING": grpc.StatusCode.INVALID_ARGUMENT,
     "KEY_REUSED": grpc.StatusCode.FAILED_PRECONDITION,
     "TOKEN_EXPIRED": grpc.StatusCode.UNAUTHENTICATED,
@@ -41,6 +42,7 @@ STATUS_OF_REASON = {
     "NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "WRONG_STATE": grpc.StatusCode.FAILED_PRECONDITION,
     "OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "LOCKED_OUT": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "OUTCOME_UNKNOWN": grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
@@ -258,7 +260,7 @@ def receipt_to_pb(payment: Payment) -> payment_gateway_pb2.Receipt:
 # What an event says --------------------------------------------------------------------------------
 
 # Never shown, whatever records them.
-SECRET_FIELDS = frozenset({"password", "access_token", "refresh_token"})
+SECRET_FIELDS = frozenset({"password", "access_token", "refresh_token", "token"})
 
 
 def payments_of(message: Any) -> tuple[str, ...]:

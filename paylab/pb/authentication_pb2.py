@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epaylab/v1/authentication.proto\x12\tpaylab.v1\"V\n\x0fRegisterRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63\x63ounts\x18\x03 \x03(\t\x12\r\n\x05roles\x18\x04 \x03(\t\"#\n\x10RegisterResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\"2\n\x0cLoginRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"\'\n\x0eRefreshRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"R\n\rTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x14\n\x0c\x65xpires_in_s\x18\x02 \x01(\r\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\"\x10\n\x0eGetJwksRequest\"$\n\x0fGetJwksResponse\x12\x11\n\tjwks_json\x18\x01 \x01(\t2\x93\x02\n\x0e\x41uthentication\x12\x43\n\x08Register\x12\x1a.paylab.v1.RegisterRequest\x1a\x1b.paylab.v1.RegisterResponse\x12:\n\x05Login\x12\x17.paylab.v1.LoginRequest\x1a\x18.paylab.v1.TokenResponse\x12>\n\x07Refresh\x12\x19.paylab.v1.RefreshRequest\x1a\x18.paylab.v1.TokenResponse\x12@\n\x07GetJwks\x12\x19.paylab.v1.GetJwksRequest\x1a\x1a.paylab.v1.GetJwksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epaylab/v1/authentication.proto\x12\tpaylab.v1\"V\n\x0fRegisterRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63\x63ounts\x18\x03 \x03(\t\x12\r\n\x05roles\x18\x04 \x03(\t\"#\n\x10RegisterResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\"2\n\x0cLoginRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"\'\n\x0eRefreshRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"R\n\rTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x14\n\x0c\x65xpires_in_s\x18\x02 \x01(\r\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\"\x10\n\x0eGetJwksRequest\"X\n\x0fGetJwksResponse\x12\x11\n\tjwks_json\x18\x01 \x01(\t\x12\x19\n\x11revoked_token_ids\x18\x02 \x03(\t\x12\x17\n\x0frefused_until_s\x18\x03 \x01(\x01\"\x1e\n\rRevokeRequest\x12\r\n\x05token\x18\x01 \x01(\t\"\x10\n\x0eRevokeResponse\"\x13\n\x11RotateKeysRequest\"7\n\x12RotateKeysResponse\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x14\n\x0csigns_from_s\x18\x02 \x01(\x01\"/\n\rUnlockRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\"\x10\n\x0eUnlockResponse2\xdc\x03\n\x0e\x41uthentication\x12\x43\n\x08Register\x12\x1a.paylab.v1.RegisterRequest\x1a\x1b.paylab.v1.RegisterResponse\x12:\n\x05Login\x12\x17.paylab.v1.LoginRequest\x1a\x18.paylab.v1.TokenResponse\x12>\n\x07Refresh\x12\x19.paylab.v1.RefreshRequest\x1a\x18.paylab.v1.TokenResponse\x12@\n\x07GetJwks\x12\x19.paylab.v1.GetJwksRequest\x1a\x1a.paylab.v1.GetJwksResponse\x12=\n\x06Revoke\x12\x18.paylab.v1.RevokeRequest\x1a\x19.paylab.v1.RevokeResponse\x12I\n\nRotateKeys\x12\x1c.paylab.v1.RotateKeysRequest\x1a\x1d.paylab.v1.RotateKeysResponse\x12=\n\x06Unlock\x12\x18.paylab.v1.UnlockRequest\x1a\x19.paylab.v1.UnlockResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,7 +44,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETJWKSREQUEST']._serialized_start=347
   _globals['_GETJWKSREQUEST']._serialized_end=363
   _globals['_GETJWKSRESPONSE']._serialized_start=365
-  _globals['_GETJWKSRESPONSE']._serialized_end=401
-  _globals['_AUTHENTICATION']._serialized_start=404
-  _globals['_AUTHENTICATION']._serialized_end=679
+  _globals['_GETJWKSRESPONSE']._serialized_end=453
+  _globals['_REVOKEREQUEST']._serialized_start=455
+  _globals['_REVOKEREQUEST']._serialized_end=485
+  _globals['_REVOKERESPONSE']._serialized_start=487
+  _globals['_REVOKERESPONSE']._serialized_end=503
+  _globals['_ROTATEKEYSREQUEST']._serialized_start=505
+  _globals['_ROTATEKEYSREQUEST']._serialized_end=524
+  _globals['_ROTATEKEYSRESPONSE']._serialized_start=526
+  _globals['_ROTATEKEYSRESPONSE']._serialized_end=581
+  _globals['_UNLOCKREQUEST']._serialized_start=583
+  _globals['_UNLOCKREQUEST']._serialized_end=630
+  _globals['_UNLOCKRESPONSE']._serialized_start=632
+  _globals['_UNLOCKRESPONSE']._serialized_end=648
+  _globals['_AUTHENTICATION']._serialized_start=651
+  _globals['_AUTHENTICATION']._serialized_end=1127
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,21 @@ class AuthenticationStub(object):
                 request_serializer=paylab_dot_v1_dot_authentication__pb2.GetJwksRequest.SerializeToString,
                 response_deserializer=paylab_dot_v1_dot_authentication__pb2.GetJwksResponse.FromString,
                 _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/paylab.v1.Authentication/Revoke',
+                request_serializer=paylab_dot_v1_dot_authentication__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_authentication__pb2.RevokeResponse.FromString,
+                _registered_method=True)
+        self.RotateKeys = channel.unary_unary(
+                '/paylab.v1.Authentication/RotateKeys',
+                request_serializer=paylab_dot_v1_dot_authentication__pb2.RotateKeysRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_authentication__pb2.RotateKeysResponse.FromString,
+                _registered_method=True)
+        self.Unlock = channel.unary_unary(
+                '/paylab.v1.Authentication/Unlock',
+                request_serializer=paylab_dot_v1_dot_authentication__pb2.UnlockRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_authentication__pb2.UnlockResponse.FromString,
+                _registered_method=True)
 
 
 class AuthenticationServicer(object):
@@ -83,7 +98,29 @@ class AuthenticationServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetJwks(self, request, context):
-        """The public keys that verify access tokens (RFC 7517).
+        """The public keys that verify access tokens (RFC 7517), and the tokens that were ended before their time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Revoke(self, request, context):
+        """Ends a token before its time (RFC 7009): an access token, or a refresh token with all its family.
+        A token that is not valid changes nothing and is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKeys(self, request, context):
+        """Makes the next signing key now instead of when it is due. It is published at once and signs a little later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unlock(self, request, context):
+        """Forgets a user's failed logins, or a peer's, so that nobody has to wait any longer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +148,21 @@ def add_AuthenticationServicer_to_server(servicer, server):
                     servicer.GetJwks,
                     request_deserializer=paylab_dot_v1_dot_authentication__pb2.GetJwksRequest.FromString,
                     response_serializer=paylab_dot_v1_dot_authentication__pb2.GetJwksResponse.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=paylab_dot_v1_dot_authentication__pb2.RevokeRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_authentication__pb2.RevokeResponse.SerializeToString,
+            ),
+            'RotateKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKeys,
+                    request_deserializer=paylab_dot_v1_dot_authentication__pb2.RotateKeysRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_authentication__pb2.RotateKeysResponse.SerializeToString,
+            ),
+            'Unlock': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unlock,
+                    request_deserializer=paylab_dot_v1_dot_authentication__pb2.UnlockRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_authentication__pb2.UnlockResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +274,87 @@ class Authentication(object):
             '/paylab.v1.Authentication/GetJwks',
             paylab_dot_v1_dot_authentication__pb2.GetJwksRequest.SerializeToString,
             paylab_dot_v1_dot_authentication__pb2.GetJwksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.Authentication/Revoke',
+            paylab_dot_v1_dot_authentication__pb2.RevokeRequest.SerializeToString,
+            paylab_dot_v1_dot_authentication__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.Authentication/RotateKeys',
+            paylab_dot_v1_dot_authentication__pb2.RotateKeysRequest.SerializeToString,
+            paylab_dot_v1_dot_authentication__pb2.RotateKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unlock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.Authentication/Unlock',
+            paylab_dot_v1_dot_authentication__pb2.UnlockRequest.SerializeToString,
+            paylab_dot_v1_dot_authentication__pb2.UnlockResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,7 +40,15 @@ class AuthenticationStub:
     Refresh: _grpc.UnaryUnaryMultiCallable[_authentication_pb2.RefreshRequest, _authentication_pb2.TokenResponse]
     """Exchanges a refresh token for a new pair; the old refresh token is used up."""
     GetJwks: _grpc.UnaryUnaryMultiCallable[_authentication_pb2.GetJwksRequest, _authentication_pb2.GetJwksResponse]
-    """The public keys that verify access tokens (RFC 7517)."""
+    """The public keys that verify access tokens (RFC 7517), and the tokens that were ended before their time."""
+    Revoke: _grpc.UnaryUnaryMultiCallable[_authentication_pb2.RevokeRequest, _authentication_pb2.RevokeResponse]
+    """Ends a token before its time (RFC 7009): an access token, or a refresh token with all its family.
+    A token that is not valid changes nothing and is no error.
+    """
+    RotateKeys: _grpc.UnaryUnaryMultiCallable[_authentication_pb2.RotateKeysRequest, _authentication_pb2.RotateKeysResponse]
+    """Makes the next signing key now instead of when it is due. It is published at once and signs a little later."""
+    Unlock: _grpc.UnaryUnaryMultiCallable[_authentication_pb2.UnlockRequest, _authentication_pb2.UnlockResponse]
+    """Forgets a user's failed logins, or a peer's, so that nobody has to wait any longer."""
 
 @_typing.type_check_only
 class AuthenticationAsyncStub(AuthenticationStub):
@@ -54,7 +62,15 @@ class AuthenticationAsyncStub(AuthenticationStub):
     Refresh: _aio.UnaryUnaryMultiCallable[_authentication_pb2.RefreshRequest, _authentication_pb2.TokenResponse]  # type: ignore[assignment]
     """Exchanges a refresh token for a new pair; the old refresh token is used up."""
     GetJwks: _aio.UnaryUnaryMultiCallable[_authentication_pb2.GetJwksRequest, _authentication_pb2.GetJwksResponse]  # type: ignore[assignment]
-    """The public keys that verify access tokens (RFC 7517)."""
+    """The public keys that verify access tokens (RFC 7517), and the tokens that were ended before their time."""
+    Revoke: _aio.UnaryUnaryMultiCallable[_authentication_pb2.RevokeRequest, _authentication_pb2.RevokeResponse]  # type: ignore[assignment]
+    """Ends a token before its time (RFC 7009): an access token, or a refresh token with all its family.
+    A token that is not valid changes nothing and is no error.
+    """
+    RotateKeys: _aio.UnaryUnaryMultiCallable[_authentication_pb2.RotateKeysRequest, _authentication_pb2.RotateKeysResponse]  # type: ignore[assignment]
+    """Makes the next signing key now instead of when it is due. It is published at once and signs a little later."""
+    Unlock: _aio.UnaryUnaryMultiCallable[_authentication_pb2.UnlockRequest, _authentication_pb2.UnlockResponse]  # type: ignore[assignment]
+    """Forgets a user's failed logins, or a peer's, so that nobody has to wait any longer."""
 
 class AuthenticationServicer(metaclass=_abc_1.ABCMeta):
     """Kept by every authentication server over one shared user store."""
@@ -89,6 +105,32 @@ class AuthenticationServicer(metaclass=_abc_1.ABCMeta):
         request: _authentication_pb2.GetJwksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_authentication_pb2.GetJwksResponse, _abc.Awaitable[_authentication_pb2.GetJwksResponse]]:
-        """The public keys that verify access tokens (RFC 7517)."""
+        """The public keys that verify access tokens (RFC 7517), and the tokens that were ended before their time."""
+
+    @_abc_1.abstractmethod
+    def Revoke(
+        self,
+        request: _authentication_pb2.RevokeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_authentication_pb2.RevokeResponse, _abc.Awaitable[_authentication_pb2.RevokeResponse]]:
+        """Ends a token before its time (RFC 7009): an access token, or a refresh token with all its family.
+        A token that is not valid changes nothing and is no error.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateKeys(
+        self,
+        request: _authentication_pb2.RotateKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_authentication_pb2.RotateKeysResponse, _abc.Awaitable[_authentication_pb2.RotateKeysResponse]]:
+        """Makes the next signing key now instead of when it is due. It is published at once and signs a little later."""
+
+    @_abc_1.abstractmethod
+    def Unlock(
+        self,
+        request: _authentication_pb2.UnlockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_authentication_pb2.UnlockResponse, _abc.Awaitable[_authentication_pb2.UnlockResponse]]:
+        """Forgets a user's failed logins, or a peer's, so that nobody has to wait any longer."""
 
 def add_AuthenticationServicer_to_server(servicer: AuthenticationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

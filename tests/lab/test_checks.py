@@ -14,7 +14,7 @@ from paylab.lab.checking.checks import CHECKS as ALL_CHECKS
 from paylab.lab.checking.checks import Report
 from paylab.lab.checking.ledger_checks import CHECKS, read_books
 from paylab.lab.real_world import RealWorld
-from paylab.nodes.auth_server import PasswordCost
+from paylab.nodes.passwords import PasswordCost
 from paylab.pb import transaction_logger_pb2
 
 BANKS = ("alpine", "boreal")

@@ -15,7 +15,7 @@ from paylab.core.money import Money
 from paylab.errors import InvalidRequest, LabError
 from paylab.lab.checking.history import detail_text
 from paylab.lab.clients import LabClient
-from paylab.nodes.auth_server import PasswordCost
+from paylab.nodes.passwords import PasswordCost
 
 NAMES = count(1)
 SMALL: dict[str, Any] = {"bank_servers": 1, "auth_servers": 1, "password_cost": PasswordCost(1, 8, 1)}

@@ -10,10 +10,10 @@ from paylab.core.coordinator import Timing
 from paylab.errors import OutcomeUnknown
 from paylab.lab.clients import LabClient
 from paylab.lab.loop import LabFuture
-from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.host import Host
 from paylab.nodes.offline_queue import OfflineQueue, RetrySchedule
+from paylab.nodes.passwords import PasswordCost
 
 PAYMENTS = 60
 NAMES = count(1)

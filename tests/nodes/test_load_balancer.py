@@ -9,8 +9,8 @@ import pytest
 
 from paylab import Lab
 from paylab.core.authorization import Identity, Role
-from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.interceptors import BANK_KEY
+from paylab.nodes.passwords import PasswordCost
 from paylab.pb import bank_pb2, bank_pb2_grpc, load_balancer_pb2_grpc
 from paylab.pb import load_balancer_pb2 as pb
 

@@ -12,10 +12,10 @@ from paylab.core.authorization import Identity, Role
 from paylab.core.coordinator import Timing
 from paylab.core.money import Money
 from paylab.lab.clients import LabClient
-from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.host import Host
 from paylab.nodes.offline_queue import OfflineQueue, RetrySchedule
+from paylab.nodes.passwords import PasswordCost
 from paylab.pb import offline_queue_pb2 as pb
 from paylab.pb import offline_queue_pb2_grpc as pb_grpc
 from paylab.pb import payment_gateway_pb2, payment_gateway_pb2_grpc

@@ -27,6 +27,7 @@ from paylab.pb import (
 
 Dial = Callable[..., grpc.Channel]
 VISITOR = Identity("visitor", Role.CLIENT)
+OPERATOR = Identity("lab", Role.OPERATOR)
 # Whom a method's name tells to ask, and what that node serves besides health and reflection.
 SERVED_BY = {
     "Authentication": "auth-1",
@@ -36,6 +37,7 @@ SERVED_BY = {
     "Coordinator": "coordinator",
     "TransactionLogger": "logger",
     "OfflineQueue": "queue",
+    "ServerReflection": "coordinator",
 }
 COMMON = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 TIMEOUT_S = 20.0
@@ -95,9 +97,9 @@ def pay_request(lab: Lab) -> payment_gateway_pb2.PayRequest:
 
 
 def test_every_node_tells_what_it_serves(lab: Lab, dial: Dial) -> None:
-    """A reflection client lists each node's services and finds their descriptors."""
+    """An operator's reflection client lists each node's services and finds their descriptors."""
     for node in lab.nodes:
-        database = ProtoReflectionDescriptorDatabase(dial(lab, node, VISITOR))
+        database = ProtoReflectionDescriptorDatabase(dial(lab, node, OPERATOR))
         service = f"paylab.v1.{service_of(node)}"
         assert set(database.get_services()) == COMMON | {service}
         pool = descriptor_pool.DescriptorPool(database)
@@ -116,7 +118,7 @@ def test_every_node_is_healthy(lab: Lab, dial: Dial) -> None:
 
 def test_a_call_can_be_made_from_reflection_alone(lab: Lab, dial: Dial) -> None:
     """Descriptors that came over the wire suffice to build a request and read the answer."""
-    channel = dial(lab, "bank-lb", VISITOR)
+    channel = dial(lab, "bank-lb", OPERATOR)
     pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     method = pool.FindServiceByName("paylab.v1.LoadBalancer").methods_by_name["ListServers"]
     request = message_factory.GetMessageClass(method.input_type)()
@@ -198,6 +200,12 @@ def refused(rule: Rule) -> list[Role]:
     return [] if rule.peers is None or rule.scope else [role for role in Role if role not in rule.peers]
 
 
+def drained(channel: grpc.Channel, method: str) -> Callable[..., list[Any]]:
+    """A call of a stream that reads all of it."""
+    call: Any = channel.stream_stream(method)
+    return lambda request, **about: list(call(iter([request]), **about))
+
+
 CLOSED = sorted(method for method, rule in RULES.items() if refused(rule))
 
 
@@ -212,6 +220,8 @@ def test_wrong_roles_are_turned_away(lab: Lab, dial: Dial, method: str) -> None:
         for role in refused(RULES[method]):
             channel = dial(lab, node, Identity("intruder", role))
             call: Any = channel.unary_unary(method)
+            if RULES[method].streaming:
+                call = drained(channel, method)
             # Nobody vouches for himself: the header counts from a balancer's certificate only.
             claimed = str(Identity("lab", Role.OPERATOR))
             metadata: tuple[tuple[str, str], ...] = ((CALLER_KEY, claimed), (BANK_KEY, "alpine"))

@@ -18,7 +18,6 @@ from paylab.lab.simulation.sim_server import SimServer
 from paylab.lab.simulation.virtual_thread import where
 from paylab.lab.simulation.virtual_time import DAEMON, OWNER
 from paylab.nodes.events import Event, Kind, Recorder
-from paylab.nodes.host import MESSAGE_BYTES_MAX
 from paylab.nodes.interceptors import client_interceptors, server_interceptors
 from paylab.nodes.store import Store
 from paylab.nodes.token_verifier import TokenVerifier
@@ -154,7 +153,11 @@ class SimHost:
     def server(self) -> grpc.aio.Server:
         """A server with paylab's interceptors."""
         interceptors = server_interceptors(self, self.verifier)
-        server = SimServer(self, interceptors, message_bytes_max=MESSAGE_BYTES_MAX)
+        server = SimServer(
+            self,
+            interceptors,
+            message_bytes_max=self.decisions.server_transport(self.identity).message_bytes_max,
+        )
         self._servers.append(server)
         return server
 

@@ -23,9 +23,9 @@ from paylab.lab.simulation.sim_network import Network
 from paylab.lab.simulation.sim_server import SimServer
 from paylab.lab.simulation.virtual_thread import VirtualThread
 from paylab.lab.simulation.virtual_time import NS_PER_S, VirtualLoop
-from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.events import Event
 from paylab.nodes.host import Host
+from paylab.nodes.passwords import PasswordCost
 
 T = TypeVar("T")
 

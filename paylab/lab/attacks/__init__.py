@@ -1,0 +1,1 @@
+"""Attacks on a running network, each beside the network in which it succeeds."""
