@@ -16,10 +16,10 @@ from paylab.core.money import Money
 from paylab.core.payment import Payment, State
 from paylab.errors import LabError
 from paylab.nodes import payment_store, wire
-from paylab.nodes.auth_server import PasswordCost
 from paylab.nodes.bank_server import BankServer
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.host import Host
+from paylab.nodes.passwords import PasswordCost
 from paylab.nodes.payment_store import PaymentStore, Replacement
 from paylab.pb import bank_pb2
 

@@ -18,6 +18,8 @@ from paylab.lab.attacks.weakenings import weakened
 from paylab.lab.lab import Lab
 from paylab.nodes.passwords import PasswordCost
 
+# Longer than all attacks take, on any machine: a bank that is away would hide what they do.
+LEASE_S = 600.0
 CHEAP = PasswordCost(time_cost=1, memory_kib=8, parallelism=1)
 
 
@@ -137,6 +139,7 @@ def target(weaken: str | None = None, *, name: str = "attacked") -> Iterator[Tar
         bank_servers=1,
         auth_servers=1,
         password_cost=CHEAP,
+        lease_s=LEASE_S,
         replace=weakened(weaken) if weaken else None,
         name=name,
     )

@@ -240,6 +240,7 @@ async def _measure(
         lease_s=3.0,
         replacements={"node.coordinator": PatientCoordinator, **replace},
         password_cost=world.password_cost,
+        secret=world.secret_bytes(32),
     )
     gateway = world.host(Identity("counter", Role.GATEWAY))
     try:
