@@ -22,6 +22,7 @@ from paylab.lab.clients import LabClient
 from paylab.lab.durations import seconds
 from paylab.lab.loop import LabFuture
 from paylab.lab.network import Network
+from paylab.lab.processes.death import Death
 from paylab.lab.real_world import RealWorld, World
 from paylab.lab.simulation.choices import Choices
 from paylab.lab.simulation.simulator import SimWorld
@@ -57,6 +58,9 @@ class Lab:
     with other decisions. Files go to a fresh folder, or to `data_dir`, from which a later lab continues.
     Booting a second lab of the same `name` closes the first. With `world="simulated"` the same nodes run in
     virtual time, on disks in memory, and everything follows from `seed`. Raises LabError for a bad argument.
+
+    Nodes named in `processes` run as operating-system processes: `crash` kills them with SIGKILL, `pause`
+    stops them with SIGSTOP, faults of the network do not reach what they send, and they keep no history.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Lab:
         world: str = "real",
         seed: int = 0,
         choices: Choices | None = None,
+        processes: Sequence[str] = (),
     ) -> None:
         """Boot every node and wait until all of them serve; `choices` repeat a simulated run."""
         _check_arguments(banks, bank_servers, auth_servers, policy)
@@ -100,10 +105,17 @@ class Lab:
             "password_cost": password_cost,
             "world": world,
             "seed": seed,
+            "processes": tuple(processes),
         }
         self._clients: dict[str, LabClient] = {}
         self._world = open_world(
-            world, name, data_dir=data_dir, seed=seed, choices=choices, history=self.history
+            world,
+            name,
+            data_dir=data_dir,
+            seed=seed,
+            choices=choices,
+            history=self.history,
+            processes=bool(processes),
         )
         self._secret = _lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
         self._closed = False
@@ -119,6 +131,7 @@ class Lab:
                     replacements={"balancer.policy": POLICIES[policy], **(replace or {})},
                     password_cost=password_cost or self._world.password_cost,
                     secret=self.auth_secret,
+                    processes=tuple(processes),
                 )
             )
         except BaseException:
@@ -200,9 +213,12 @@ class Lab:
         """Kill a node: what it had only in memory is gone."""
         self._world.call(self._network.crash(node))
 
-    def restart(self, node: str) -> None:
-        """Start a crashed node again, with a new certificate, from what its disk holds."""
-        self._world.call(self._network.restart(node))
+    def restart(self, node: str, *, death: Death | None = None) -> None:
+        """Start a crashed node again, with a new certificate, from what its disk holds.
+
+        A process can be told at which forced write to kill itself (`paylab.lab.processes.death.Death`).
+        """
+        self._world.call(self._network.restart(node, death=death))
 
     def inject(self, schedule: faults.Schedule) -> LabFuture[None]:
         """Start a schedule of faults (`paylab.lab.faults`); returns at once, cancel the future to stop."""
@@ -243,7 +259,8 @@ class Lab:
 
     def check(self) -> checks.Report:
         """Check the invariants, now. The report says what was checked, how much, and what was found."""
-        return checks.check(self._world, self.banks, self._checks)
+        history = None if self._arguments["processes"] else self._checks
+        return checks.check(self._world, self.banks, history)
 
     def settle(self, *, timeout_s: float = 15.0) -> bool:
         """Wait until nothing is in doubt and every outbox is empty; whether that came true in time."""
@@ -364,10 +381,12 @@ def open_world(
     data_dir: str | Path | None = None,
     seed: int = 0,
     choices: Choices | None = None,
+    processes: bool = False,
 ) -> World:
     """An empty world of that kind, whose nodes' events go to `history`. Raises LabError BAD_ARGUMENT."""
     if world == "real":
-        return RealWorld(name, data_dir=Path(data_dir) if data_dir else None, sink=history.add)
+        folder = Path(data_dir) if data_dir else None
+        return RealWorld(name, data_dir=folder, sink=history.add, processes=processes)
     if world != "simulated":
         raise LabError("BAD_ARGUMENT", f"world is real or simulated, not {world!r}")
     if data_dir is not None:

@@ -32,7 +32,7 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         """Start the loop."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._loop = _new_event_loop()
+        self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"paylab {name}", daemon=True)
         self._thread.start()
 
@@ -101,7 +101,7 @@ def _hand_over(task: "asyncio.Task[T]", future: "LabFuture[T]") -> None:
         future.set_result(task.result())
 
 
-def _new_event_loop() -> asyncio.AbstractEventLoop:
+def new_event_loop() -> asyncio.AbstractEventLoop:
     """The faster uvloop where it exists, which is not on Windows."""
     try:
         import uvloop  # noqa: PLC0415

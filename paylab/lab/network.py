@@ -1,17 +1,19 @@
 """The nodes of one lab: booted, found by name, crashed, restarted. All of it runs on the world's loop."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from paylab.core.authorization import Identity, Role
-from paylab.core.decisions import Decisions
 from paylab.core.money import Money
 from paylab.errors import LabError
 from paylab.lab.checking.history import History
 from paylab.lab.faulty_world import CommitPoint
+from paylab.lab.processes.death import Death
+from paylab.lab.processes.node_process import NodeProcess
 from paylab.lab.real_world import World
 from paylab.lab.slots import filled
 from paylab.nodes import wire
@@ -35,23 +37,42 @@ READY_TIMEOUT_S = 20.0
 ACCOUNTS_PER_CALL = 2_000
 
 
+# A process can be told nothing but signals; messages can be disturbed only where they are sent.
+SIGNALS = {"pause": signal.SIGSTOP, "resume": signal.SIGCONT}
+
+
 @dataclass(slots=True)
 class Running:
-    """A node, the host it runs on, and how to make it again."""
+    """A node, the host or process that it runs on, and how to make it again."""
 
     identity: Identity
     make: Callable[[Host], Node]
-    host: Host
-    node: Node
-    up: bool = True
+    host: Host | NodeProcess
+    # What runs on the host; in a process it is out of reach.
+    node: Node | None = None
+    wanted: bool = True
+
+    @property
+    def up(self) -> bool:
+        """Whether it runs; a process may have ended by itself."""
+        return self.wanted and (not isinstance(self.host, NodeProcess) or self.host.alive)
 
 
 class Network:
     """The running nodes by name, and the operator who looks after them."""
 
-    def __init__(self, world: World, history: History, decisions: Decisions) -> None:
+    def __init__(
+        self,
+        world: World,
+        history: History,
+        replacements: Mapping[str, Any],
+        *,
+        processes: Collection[str] = (),
+    ) -> None:
         """Empty; `boot` fills it."""
-        self._decisions = decisions
+        self._replacements = replacements
+        self._decisions, self._kinds = filled(replacements)
+        self._processes = processes
         self.nodes: dict[str, Running] = {}
         self._world = world
         self._history = history
@@ -72,10 +93,11 @@ class Network:
         replacements: Mapping[str, Any],
         password_cost: PasswordCost | None,
         secret: bytes,
+        processes: Collection[str] = (),
     ) -> "Network":
         """Start the balancers, then all else at once; return when every server is known to its balancer."""
-        decisions, kinds = filled(replacements)
-        network = cls(world, history, decisions)
+        network = cls(world, history, replacements, processes=processes)
+        kinds = network._kinds
         await network._start_all(
             [
                 ("auth-lb", Role.BALANCER, partial(kinds["node.balancer"], serves=Role.AUTH, group="auth")),
@@ -102,6 +124,8 @@ class Network:
             for n in range(1, bank_servers + 1)
         ]
         await network._start_all(servers)
+        if strangers := [name for name in processes if name not in network.nodes]:
+            raise LabError("NO_SUCH_NODE", f"there is no node {strangers[0]!r} that could be a process")
         await network._ready("auth-lb", [name for name, role, _ in servers if role is Role.AUTH])
         await network._ready("bank-lb", [name for name, role, _ in servers if role is Role.BANK])
         return network
@@ -112,13 +136,21 @@ class Network:
         return host
 
     async def _start_all(self, servers: Iterable[tuple[str, Role, Callable[[Host], Node]]]) -> None:
-        started = []
+        fresh = []
         for name, role, make in servers:
             identity = Identity(name, role)
-            host = self._host(identity)
-            self.nodes[name] = Running(identity, make, host, make(host))
-            started.append(self.nodes[name].node.start())
-        await asyncio.gather(*started)
+            process = name in self._processes
+            host = self._world.process(identity) if process else self._host(identity)
+            self.nodes[name] = Running(identity, make, host)
+            fresh.append(self.nodes[name])
+        await asyncio.gather(*(self._start(running) for running in fresh))
+
+    async def _start(self, running: Running, *, death: Death | None = None) -> None:
+        if isinstance(running.host, NodeProcess):
+            await running.host.start(running.make, replacements=self._replacements, death=death)
+        else:
+            running.node = running.make(running.host)
+            await running.node.start()
 
     async def _ready(self, balancer: str, servers: Iterable[str]) -> None:
         stub = load_balancer_pb2_grpc.LoadBalancerStub(self._operator.channel(balancer))
@@ -141,27 +173,43 @@ class Network:
         running = self._running(node)
         if not running.up:
             raise LabError("ALREADY_DOWN", f"{node} is down already")
-        running.up = False
+        running.wanted = False
         running.host.recorder.record(Kind.CRASHED)
-        await self._world.crash(running.host)
+        if isinstance(running.host, NodeProcess):
+            await running.host.crash()
+        else:
+            await self._world.crash(running.host)
         self._failures += running.host.failures
 
-    async def restart(self, node: str) -> None:
-        """Start a node that is down."""
+    async def restart(self, node: str, *, death: Death | None = None) -> None:
+        """Start a node that is down; `death` makes a process kill itself at one of its writes."""
         running = self._running(node)
+        process = isinstance(running.host, NodeProcess)
         if running.up:
             raise LabError("ALREADY_UP", f"{node} is up already")
+        if death is not None and not process:
+            raise LabError("BAD_ARGUMENT", f"{node} is no process that could kill itself")
+        if running.wanted:  # it died by itself
+            running.host.recorder.record(Kind.CRASHED)
+            self._failures += running.host.failures
         before = running.host.recorder
-        running.host = self._host(running.identity)
+        running.host = self._world.process(running.identity) if process else self._host(running.identity)
         running.host.recorder.continue_from(before)
         running.host.recorder.record(Kind.RESTARTED)
-        running.node = running.make(running.host)
-        await running.node.start()
-        running.up = True
+        await self._start(running, death=death)
+        running.wanted = True
 
     def break_world(self, kind: str, *arguments: Any) -> None:
-        """Make a fault of the world happen: one of `FaultyWorld`'s methods, arguments in its order."""
+        """Make a fault of the world happen: one of `FaultyWorld`'s methods, arguments in its order.
+
+        Raises LabError OTHER_PROCESS for what cannot be done to a process.
+        """
         world: Any = self._world
+        for process in [self.nodes[name] for name in self._processes if name in arguments]:
+            if kind not in SIGNALS or not isinstance(process.host, NodeProcess):
+                raise LabError("OTHER_PROCESS", f"{kind} cannot reach {process.identity.node}, a process")
+            process.host.signal(SIGNALS[kind])
+            return
         if kind == "crash_at_commit":
             node, point, nth = arguments
             world.crash_at_commit(node, CommitPoint(point), partial(self.crash, node), nth=nth)
@@ -185,10 +233,13 @@ class Network:
 
     async def stop(self) -> list[BaseException]:
         """Stop every node; return what failed in the background."""
-        hosts = [running.host for running in self.nodes.values() if running.up]
+        hosts = [running.host for running in self.nodes.values() if running.wanted]
         # Those that call first, then those that are called.
         for host in [*self._client_hosts.values(), self._operator, *reversed(hosts)]:
-            await self._world.stop(host)
+            if isinstance(host, NodeProcess):
+                await host.stop()
+            else:
+                await self._world.stop(host)
             self._failures += host.failures
         return self._failures
 

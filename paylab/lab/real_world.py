@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 from paylab.core.authorization import Identity
 from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture, LoopThread
 from paylab.lab.pki import Authority
+from paylab.lab.processes.addresses import SharedAddresses
+from paylab.lab.processes.node_process import NodeProcess
 from paylab.lab.real_faults import FaultyHost, Links, RealFaults
 from paylab.nodes.events import Event
 from paylab.nodes.host import AddressBook, Credentials, GrpcHost, Host
@@ -38,6 +40,9 @@ class World(Protocol):
 
     def host(self, identity: Identity) -> Host:
         """A new host; called on the loop. A second one of the same name is a restart of the first."""
+
+    def process(self, identity: Identity) -> NodeProcess:
+        """A new process for a node. Raises LabError BAD_ARGUMENT in a simulated world."""
 
     async def crash(self, host: Host) -> None:
         """Kill what runs on a host."""
@@ -67,13 +72,25 @@ class RealWorld(RealFaults):
     badge = "real"
     password_cost = PasswordCost()
 
-    def __init__(self, name: str, *, data_dir: Path | None, sink: Callable[[Event], None]) -> None:
-        """Files go to `data_dir`, or to a fresh folder that vanishes with the lab."""
+    def __init__(
+        self, name: str, *, data_dir: Path | None, sink: Callable[[Event], None], processes: bool = False
+    ) -> None:
+        """Files go to `data_dir`, or to a fresh folder that vanishes with the lab.
+
+        With `processes`, nodes may run as such; what they must be told is in another folder that vanishes.
+        """
         self._temporary = None if data_dir else tempfile.TemporaryDirectory(prefix="paylab-")
         self.folder = data_dir or Path(self._temporary.name if self._temporary else "")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._authority = Authority()
+        self._processes: list[NodeProcess] = []
+        self._process_folder: tempfile.TemporaryDirectory[str] | None = None
         self._addresses = AddressBook()
+        if processes:
+            self._process_folder = tempfile.TemporaryDirectory(prefix="paylab-nodes-")
+            shared = Path(self._process_folder.name) / "addresses"
+            shared.mkdir()
+            self._addresses = SharedAddresses(shared)
         self._databases = Databases(self.folder)
         self._sink = sink
         self._links = Links()
@@ -97,9 +114,22 @@ class RealWorld(RealFaults):
         self._hosts[identity.node] = host
         return host
 
+    def process(self, identity: Identity) -> NodeProcess:
+        """A process with a new certificate."""
+        assert self._process_folder is not None, "this world was not made for processes"
+        process = NodeProcess(
+            identity,
+            folder=Path(self._process_folder.name),
+            data=self.folder.absolute(),
+            credentials=self._authority.issue(identity),
+            sink=self._sink,
+        )
+        self._processes.append(process)
+        return process
+
     def address(self, node: str) -> str:
         """Where a node listens."""
-        return self._addresses.addresses[node]
+        return self._addresses.of(node)
 
     def credentials(self, identity: Identity, *, expired_at: datetime | None = None) -> Credentials:
         """A certificate for a tool that is no node."""
@@ -136,8 +166,11 @@ class RealWorld(RealFaults):
             return connection.execute(query).fetchall()
 
     def close(self) -> None:
-        """Stop the loop, close the files, remove a temporary folder."""
+        """Stop the loop, close the files, remove temporary folders."""
         self._loop.close()
+        for process in self._processes:
+            process.kill()
         self._databases.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        for folder in (self._temporary, self._process_folder):
+            if folder is not None:
+                folder.cleanup()

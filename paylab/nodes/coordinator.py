@@ -99,7 +99,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
             connection.execute(change.values(epoch=epoch))
             return epoch
 
-        epoch = await self._store.run(next_epoch)
+        epoch = await self._store.run(next_epoch, told=lambda epoch: self._store.forced(f"EPOCH {epoch}"))
         self._core = self.host.decisions.coordinator_core(epoch=epoch, timing=self._timing)
         query = select(COMMITS).order_by(COMMITS.c.payment)
         rows = await self._store.rows(query)
@@ -217,14 +217,16 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
         def record(_: None) -> None:
             for append in appends:
-                commit = append.record
-                if isinstance(commit, CommitRecord):  # the others are no part of two-phase commit
+                entry = append.record
+                if isinstance(entry, CommitRecord):
                     self.host.recorder.record(
                         Kind.FORCED_WRITE if append.forced else Kind.STATE,
-                        payments=(commit.txn.payment,),
-                        detail=f"COMMIT {commit.txn}",
-                        facts={"at": "decision", "txn": str(commit.txn), "banks": list(commit.banks)},
+                        payments=(entry.txn.payment,),
+                        detail=f"COMMIT {entry.txn}",
+                        facts={"at": "decision", "txn": str(entry.txn), "banks": list(entry.banks)},
                     )
+                elif append.forced:  # about the log, no part of two-phase commit, so in no payment's story
+                    self._store.forced(f"SAVED {entry.txn}")
 
         await self._store.run(write, told=record)
         return [None] * len(appends)

@@ -77,11 +77,24 @@ class Host(Protocol):
         """The channel to the node of that name, wherever it is now."""
 
 
-@dataclass(slots=True)
+# A node that never started has no address; port 1 answers as a dead one would.
+NOWHERE = "127.0.0.1:1"
+
+
 class AddressBook:
     """Where each node listens, by name. A restarted node listens somewhere else."""
 
-    addresses: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        """Nobody listens."""
+        self._addresses: dict[str, str] = {}
+
+    def of(self, node: str) -> str:
+        """Where a node listens now."""
+        return self._addresses.get(node, NOWHERE)
+
+    def announce(self, node: str, address: str) -> None:
+        """Say where a node listens from now on."""
+        self._addresses[node] = address
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +195,13 @@ class GrpcHost:
             require_client_auth=transport.client_certificates,
         )
         port = server.add_secure_port("127.0.0.1:0", credentials)
-        self._addresses.addresses[self.identity.node] = f"127.0.0.1:{port}"
+        self._addresses.announce(self.identity.node, f"127.0.0.1:{port}")
         self._servers.append(server)
         return server
 
     def channel(self, target: str) -> grpc.aio.Channel:
         """One warm channel per target; a target that has moved gets a new one."""
-        # A node that never started has no address; port 1 answers as a dead one would.
-        address = self._addresses.addresses.get(target, "127.0.0.1:1")
+        address = self._addresses.of(target)
         known = self._channels.get(target)
         if known is not None and known[0] == address:
             return known[1]

@@ -132,7 +132,8 @@ def test_closing_raises_what_failed_in_the_background() -> None:
         raise ValueError("boom")
 
     async def spawn() -> None:
-        lab.network.nodes["gateway"].host.spawn(fail())
+        gateway: Any = lab.network.nodes["gateway"].host
+        gateway.spawn(fail())
 
     lab.submit(spawn()).result(30)
     with pytest.raises(LabError, match="BROKEN: ValueError: boom"):
@@ -147,7 +148,8 @@ def test_an_error_in_the_block_is_not_hidden() -> None:
         raise ValueError("boom")
 
     async def spawn(lab: Lab) -> None:
-        lab.network.nodes["gateway"].host.spawn(fail())
+        gateway: Any = lab.network.nodes["gateway"].host
+        gateway.spawn(fail())
 
     def use() -> None:
         with Lab(name="hidden", **SMALL) as lab:

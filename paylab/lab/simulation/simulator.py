@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import grpc
 
 from paylab.core.authorization import Identity
+from paylab.errors import LabError
 from paylab.lab.faulty_world import CommitPoint
 from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture
+from paylab.lab.processes.node_process import NodeProcess
 from paylab.lab.simulation.choices import Choices
 from paylab.lab.simulation.sim_calls import SimCall
 from paylab.lab.simulation.sim_deadlines import Deadlines
@@ -86,6 +88,10 @@ class SimWorld:
         host = SimHost(identity, world=self, life=life)
         self._hosts.append(host)
         return host
+
+    def process(self, identity: Identity) -> NodeProcess:
+        """There is none: a simulated world is one process. Raises LabError BAD_ARGUMENT."""
+        raise LabError("BAD_ARGUMENT", f"{identity.node} cannot be a process in a simulated world")
 
     async def crash(self, host: Host) -> None:
         """Kill what runs on a host."""
