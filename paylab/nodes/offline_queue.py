@@ -57,9 +57,9 @@ class RetrySchedule:
     """Full jitter between tries, and when to stop."""
 
     base_s: float = 0.5
-    cap_s: float = 30.0
-    # With a cap of 30 s this is about five hours of trying.
-    tries_max: int = 1_200
+    cap_s: float = 60.0
+    # With a cap of 60 s this is about five hours of trying.
+    tries_max: int = 600
     # Payments tried at the same time, each of another payer.
     at_once_max: int = 16
 
