@@ -111,10 +111,10 @@ class BankServer(Node, pb_grpc.BankServicer):
     async def _sweep(self) -> None:
         """Ask the coordinator about everything that has been prepared for long, our twins' too.
 
-        As often as the lease is renewed: a twin that died is missed no sooner.
+        Once a lease: a twin that died is missed no sooner.
         """
         while True:
-            await self.host.sleep(self._lease_s / 3)
+            await self.host.sleep(self._lease_s)
             txns = await self._books.prepared(before_s=self.host.now() - IN_DOUBT_AFTER_S, limit=SWEEP_MAX)
             if not txns:
                 continue

@@ -56,6 +56,10 @@ class SigningKeys:
 
     async def make_due(self, *, asked: bool = False) -> MadeKey | None:
         """Make the next key if it is due or asked for, and drop keys that are withdrawn."""
+        rows = await self._store.run(_rows)
+        rotation = self._rotation(rows, asked=asked)
+        if rotation.make_from_s is None and {row.kid for row in rows} <= set(rotation.published):
+            return None
         row = self._new_row()
 
         def turn(connection: Connection) -> MadeKey | None:
