@@ -23,12 +23,14 @@ from paylab.core.effects import (
     Effect,
     EndRecord,
     Reply,
+    ResolvedRecord,
     SavedRecord,
     Send,
     SetTimer,
     TimerKind,
 )
 from paylab.core.messages import Ack, Answer, Commit, Decide, Inquire, Leg, Outcome, Prepare, Txn, Vote
+from paylab.errors import NotFound, WrongState
 
 
 class Phase(StrEnum):
@@ -215,6 +217,43 @@ class Coordinator:
     def in_doubt(self) -> list[Txn]:
         """Attempts that are not decided, or whose decision some bank has not acknowledged."""
         return [attempt.txn for attempt in self.attempts.values() if attempt.waiting_for]
+
+    # Operators ----------------------------------------------------------------------------------
+
+    def resolve(self, payment: str, *, commit: bool, operator: str, now: float) -> list[Effect]:
+        """An operator decides an undecided attempt; the audit is written before anybody is told.
+
+        Across banks only an abort is possible, as some bank has not promised anything. Inside one bank the
+        operator vouches for what that bank's ledger says. Raises NotFound, WrongState.
+        """
+        attempt = self.attempts.get(payment)
+        if attempt is None:
+            raise NotFound("NOT_FOUND", f"nothing is known of payment {payment!r}")
+        if OUTCOME[attempt.phase] is not Outcome.UNDECIDED:
+            raise WrongState("WRONG_STATE", f"{attempt.txn} is {attempt.phase} already")
+        if commit and not attempt.one_phase:
+            silent = " and ".join(attempt.waiting_for)
+            raise WrongState("WRONG_STATE", f"{attempt.txn} cannot commit: {silent} did not promise it")
+        audit = Append(ResolvedRecord(attempt.txn, commit, operator, now), forced=True)
+        if not commit:
+            aborted = self._abort(attempt, "RESOLVED", tell=attempt.banks)
+            # The only bank hears it, too: it refuses a late Prepare, and reports what it has posted.
+            told = [Send(bank, Decide(attempt.txn, commit=False)) for bank in attempt.banks]
+            return [audit, *aborted, *(told if attempt.one_phase else ())]
+        # No bank answers for this commit, so the log does, until the gateway has saved it.
+        self._remember(replace(attempt, phase=Phase.COMMITTED, waiting_for=()))
+        return [
+            audit,
+            Append(CommitRecord(attempt.txn, ()), forced=True),
+            self._answer(attempt.txn, Outcome.COMMITTED, "", attempt.txn.attempt),
+        ]
+
+    def retry_now(self, txn: Txn) -> list[Effect]:
+        """Send at once what banks have not answered; the timers go on as they are."""
+        attempt = self.attempts.get(txn.payment)
+        if attempt is None or attempt.txn != txn:
+            return []
+        return [effect for effect in self._resend(attempt, tries=0) if isinstance(effect, Send)]
 
     # Steps --------------------------------------------------------------------------------------
 

@@ -40,10 +40,20 @@ class EndRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolvedRecord:
+    """An operator has decided an attempt: a line of the audit, kept for ever."""
+
+    txn: Txn
+    commit: bool
+    operator: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
     """Write a record to the log; `forced` means durable before anything later is done."""
 
-    record: CommitRecord | SavedRecord | EndRecord
+    record: CommitRecord | SavedRecord | EndRecord | ResolvedRecord
     forced: bool
 
 

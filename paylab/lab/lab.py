@@ -22,6 +22,7 @@ from paylab.lab.clients import LabClient
 from paylab.lab.durations import seconds
 from paylab.lab.loop import LabFuture
 from paylab.lab.network import Network
+from paylab.lab.operator import Operator
 from paylab.lab.processes.death import Death
 from paylab.lab.real_world import RealWorld, World
 from paylab.lab.simulation.choices import Choices
@@ -304,6 +305,11 @@ class Lab:
 
         payment = receipt.payment if isinstance(receipt, Receipt) else receipt
         return stories.tell(payment, facts.around_payment(self.history, payment))
+
+    @property
+    def operator(self) -> Operator:
+        """What a person may do about payments in doubt: `in_doubt`, `resolve`, `retry_now`, `resolutions`."""
+        return Operator(self._world, self._network.operator)
 
     def is_up(self, node: str) -> bool:
         """Whether a node runs."""

@@ -76,7 +76,7 @@ class Network:
         self.nodes: dict[str, Running] = {}
         self._world = world
         self._history = history
-        self._operator = self._host(OPERATOR)
+        self.operator = self._host(OPERATOR)
         self._client_hosts: dict[str, Host] = {}
         self._failures: list[BaseException] = []
 
@@ -153,14 +153,14 @@ class Network:
             await running.node.start()
 
     async def _ready(self, balancer: str, servers: Iterable[str]) -> None:
-        stub = load_balancer_pb2_grpc.LoadBalancerStub(self._operator.channel(balancer))
+        stub = load_balancer_pb2_grpc.LoadBalancerStub(self.operator.channel(balancer))
         wanted = set(servers)
         async with asyncio.timeout(READY_TIMEOUT_S):
             while True:
                 listed = await stub.ListServers(load_balancer_pb2.ListServersRequest())
                 if wanted <= {server.server for server in listed.servers if server.eligible}:
                     return
-                await self._operator.sleep(0.01)
+                await self.operator.sleep(0.01)
 
     # Breaking and repairing ---------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class Network:
 
     def say_quiet(self) -> None:
         """Record that nothing is in doubt, open or unsent."""
-        self._operator.recorder.record(Kind.STATE, detail="quiet", facts={"at": "quiet"})
+        self.operator.recorder.record(Kind.STATE, detail="quiet", facts={"at": "quiet"})
 
     def _running(self, node: str) -> Running:
         if node not in self.nodes:
@@ -235,7 +235,7 @@ class Network:
         """Stop every node; return what failed in the background."""
         hosts = [running.host for running in self.nodes.values() if running.wanted]
         # Those that call first, then those that are called.
-        for host in [*self._client_hosts.values(), self._operator, *reversed(hosts)]:
+        for host in [*self._client_hosts.values(), self.operator, *reversed(hosts)]:
             if isinstance(host, NodeProcess):
                 await host.stop()
             else:
@@ -255,7 +255,7 @@ class Network:
         self, username: str, password: str, *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
     ) -> None:
         """Create a user."""
-        stub = authentication_pb2_grpc.AuthenticationStub(self._operator.channel("auth-lb"))
+        stub = authentication_pb2_grpc.AuthenticationStub(self.operator.channel("auth-lb"))
         await stub.Register(
             authentication_pb2.RegisterRequest(
                 username=username, password=password, accounts=accounts, roles=roles
@@ -283,4 +283,4 @@ class Network:
         )
 
     def _bank(self) -> "bank_pb2_grpc.BankAsyncStub":
-        return bank_pb2_grpc.BankStub(self._operator.channel("bank-lb"))
+        return bank_pb2_grpc.BankStub(self.operator.channel("bank-lb"))

@@ -5,60 +5,28 @@ before the log entry that licenses it is durable.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import grpc
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Connection,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    delete,
-    insert,
-    select,
-    update,
-)
 
 from paylab.core.authorization import Role
 from paylab.core.coordinator import Coordinator, Timing
-from paylab.core.effects import (
-    Append,
-    CommitRecord,
-    Effect,
-    EndRecord,
-    Reply,
-    SavedRecord,
-    Send,
-    SetTimer,
-    TimerKind,
-)
+from paylab.core.effects import Append, Effect, Reply, Send, SetTimer, TimerKind
 from paylab.core.messages import Answer, Decide, Inquire, Outcome, Prepare, Txn
+from paylab.errors import PaylabError
 from paylab.nodes import wire
 from paylab.nodes.batching import Batcher
+from paylab.nodes.commit_log import CommitLog
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
-from paylab.nodes.interceptors import BANK_KEY
+from paylab.nodes.interceptors import BANK_KEY, current_peer
 from paylab.nodes.node import Node
 from paylab.pb import bank_pb2, bank_pb2_grpc
 from paylab.pb import coordinator_pb2 as pb
 from paylab.pb import coordinator_pb2_grpc as pb_grpc
 
-TABLES = MetaData()
-EPOCHS = Table("epochs", TABLES, Column("epoch", Integer, primary_key=True))
-COMMITS = Table(
-    "commits",
-    TABLES,
-    Column("payment", String, primary_key=True),
-    Column("attempt", Integer, nullable=False),
-    Column("banks", String, nullable=False),  # JSON list of those that must acknowledge
-    Column("saved", Boolean, nullable=False),  # the gateway has the outcome
-)
 # Answer UNDECIDED this long before the caller would stop listening.
 ANSWER_MARGIN_S = 0.2
 FORGET_EVERY_S = 10.0
@@ -74,13 +42,12 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         super().__init__(host)
         self._balancer = balancer
         self._timing = timing or Timing()
-        self._store = host.store("coordinator")
+        self._log = CommitLog(host)
         self._core: Coordinator = host.decisions.coordinator_core(epoch=0, timing=self._timing)
         self._recovered: list[Effect] = []
         self._waiters: dict[Txn, list[asyncio.Future[Answer]]] = {}
         # The last event under way of each payment.
         self._busy: dict[str, asyncio.Future[None]] = {}
-        self._log: Batcher[Append, None] = Batcher(self._write, spawn=host.spawn)
         self._batchers: dict[tuple[str, type], Batcher[Any, None]] = {}
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -90,22 +57,10 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     async def boot(self) -> None:
         """Force the next epoch, and remember the commits that are not settled before anybody can ask."""
-        await self._store.create_tables(TABLES)
-
-        def next_epoch(connection: Any) -> int:
-            latest = connection.execute(select(EPOCHS.c.epoch)).scalar()
-            epoch = (latest or 0) + 1
-            change = insert(EPOCHS) if latest is None else update(EPOCHS)
-            connection.execute(change.values(epoch=epoch))
-            return epoch
-
-        epoch = await self._store.run(next_epoch, told=lambda epoch: self._store.forced(f"EPOCH {epoch}"))
+        await self._log.create_tables()
+        epoch = await self._log.next_epoch()
         self._core = self.host.decisions.coordinator_core(epoch=epoch, timing=self._timing)
-        query = select(COMMITS).order_by(COMMITS.c.payment)
-        rows = await self._store.rows(query)
-        self._recovered = self._core.recover(
-            CommitRecord(Txn(r.payment, r.attempt), tuple(json.loads(r.banks)), r.saved) for r in rows
-        )
+        self._recovered = self._core.recover(await self._log.commits())
 
     async def run(self) -> None:
         """Resend what the log says, and forget what is settled from time to time."""
@@ -155,6 +110,73 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         """The present epoch."""
         return pb.GetEpochResponse(epoch=self._core.epoch)
 
+    # Operators ----------------------------------------------------------------------------------
+
+    async def ListInDoubt(self, request: pb.ListInDoubtRequest, context: Any) -> pb.ListInDoubtResponse:
+        """What is undecided or not acknowledged; a decision only once it is durable."""
+        found = []
+        for txn in self._core.in_doubt():
+            await self._turn(txn.payment)
+            attempt = self._core.attempts.get(txn.payment)
+            if attempt is not None and attempt.txn == txn and attempt.waiting_for:
+                found.append(
+                    pb.InDoubt(
+                        txn=wire.txn_to_pb(txn), phase=attempt.phase.value, waiting_for=attempt.waiting_for
+                    )
+                )
+        return pb.ListInDoubtResponse(attempts=found)
+
+    async def Resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveResponse:
+        """Decide in an operator's name. Raises NotFound, WrongState."""
+        operator = str(current_peer())
+        txn = Txn(request.payment, 0)
+
+        def event() -> list[Effect]:
+            nonlocal txn
+            effects = self._core.resolve(
+                request.payment, commit=request.commit, operator=operator, now=self.host.now()
+            )
+            txn = self._core.attempts[request.payment].txn
+            return effects
+
+        async def resolve() -> PaylabError | None:
+            try:
+                await self._handle(request.payment, event)
+            except PaylabError as error:
+                return error
+            return None
+
+        refusal = await asyncio.shield(self.host.spawn(resolve()))
+        if refusal is not None:
+            raise refusal
+        return pb.ResolveResponse(txn=wire.txn_to_pb(txn))
+
+    async def RetryNow(self, request: pb.RetryInDoubtRequest, context: Any) -> pb.RetryInDoubtResponse:
+        """Send again at once what banks have not answered."""
+        sent = 0
+
+        def event(txn: Txn) -> list[Effect]:
+            nonlocal sent
+            effects = self._core.retry_now(txn)
+            sent += len(effects)
+            return effects
+
+        for txn in self._core.in_doubt():
+            await self._handle(txn.payment, partial(event, txn))
+        return pb.RetryInDoubtResponse(messages=sent)
+
+    async def ListResolutions(
+        self, request: pb.ListResolutionsRequest, context: Any
+    ) -> pb.ListResolutionsResponse:
+        """The audit: what operators have resolved."""
+        lines = [
+            pb.Resolution(
+                txn=wire.txn_to_pb(line.txn), commit=line.commit, operator=line.operator, at_s=line.at_s
+            )
+            for line in await self._log.resolutions()
+        ]
+        return pb.ListResolutionsResponse(resolutions=lines)
+
     # The driver ---------------------------------------------------------------------------------
 
     async def _handle(self, payment: str, event: Callable[[], list[Effect]]) -> None:
@@ -178,7 +200,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
     async def _perform(self, effect: Effect) -> None:
         match effect:
             case Append():
-                writing = self._log.submit(effect)
+                writing = self._log.append(effect)
                 if effect.forced:
                     await writing
             case Send(bank, message):
@@ -190,46 +212,6 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     def _fire(self, kind: TimerKind, txn: Txn, tries: int) -> None:
         self.host.spawn(self._handle(txn.payment, partial(self._core.timer, kind, txn, tries)), daemon=True)
-
-    async def _write(self, appends: Sequence[Append]) -> Sequence[None]:
-        """Write to the log; dropping a commit record is its end record."""
-        records = [append.record for append in appends]
-        commits = [
-            {
-                "payment": record.txn.payment,
-                "attempt": record.txn.attempt,
-                "banks": json.dumps(record.banks),
-                "saved": record.saved,
-            }
-            for record in records
-            if isinstance(record, CommitRecord)
-        ]
-        saved = [record.txn.payment for record in records if isinstance(record, SavedRecord)]
-        ended = [record.txn.payment for record in records if isinstance(record, EndRecord)]
-
-        def write(connection: Connection) -> None:
-            if commits:
-                connection.execute(insert(COMMITS), commits)
-            if saved:
-                connection.execute(update(COMMITS).where(COMMITS.c.payment.in_(saved)).values(saved=True))
-            if ended:
-                connection.execute(delete(COMMITS).where(COMMITS.c.payment.in_(ended)))
-
-        def record(_: None) -> None:
-            for append in appends:
-                entry = append.record
-                if isinstance(entry, CommitRecord):
-                    self.host.recorder.record(
-                        Kind.FORCED_WRITE if append.forced else Kind.STATE,
-                        payments=(entry.txn.payment,),
-                        detail=f"COMMIT {entry.txn}",
-                        facts={"at": "decision", "txn": str(entry.txn), "banks": list(entry.banks)},
-                    )
-                elif append.forced:  # about the log, no part of two-phase commit, so in no payment's story
-                    self._store.forced(f"SAVED {entry.txn}")
-
-        await self._store.run(write, told=record)
-        return [None] * len(appends)
 
     def _reply(self, answer: Answer) -> None:
         self.host.recorder.record(

@@ -54,6 +54,26 @@ class CoordinatorStub(object):
                 request_serializer=paylab_dot_v1_dot_coordinator__pb2.GetEpochRequest.SerializeToString,
                 response_deserializer=paylab_dot_v1_dot_coordinator__pb2.GetEpochResponse.FromString,
                 _registered_method=True)
+        self.ListInDoubt = channel.unary_unary(
+                '/paylab.v1.Coordinator/ListInDoubt',
+                request_serializer=paylab_dot_v1_dot_coordinator__pb2.ListInDoubtRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_coordinator__pb2.ListInDoubtResponse.FromString,
+                _registered_method=True)
+        self.Resolve = channel.unary_unary(
+                '/paylab.v1.Coordinator/Resolve',
+                request_serializer=paylab_dot_v1_dot_coordinator__pb2.ResolveRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_coordinator__pb2.ResolveResponse.FromString,
+                _registered_method=True)
+        self.RetryNow = channel.unary_unary(
+                '/paylab.v1.Coordinator/RetryNow',
+                request_serializer=paylab_dot_v1_dot_coordinator__pb2.RetryInDoubtRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_coordinator__pb2.RetryInDoubtResponse.FromString,
+                _registered_method=True)
+        self.ListResolutions = channel.unary_unary(
+                '/paylab.v1.Coordinator/ListResolutions',
+                request_serializer=paylab_dot_v1_dot_coordinator__pb2.ListResolutionsRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_coordinator__pb2.ListResolutionsResponse.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServicer(object):
@@ -87,6 +107,34 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListInDoubt(self, request, context):
+        """What is undecided, or decided and not acknowledged by every bank; for operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resolve(self, request, context):
+        """An operator decides an attempt that is not decided; audited before it takes effect.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryNow(self, request, context):
+        """Sends again at once what banks have not answered, instead of at the end of the backoff; for operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListResolutions(self, request, context):
+        """What operators have resolved; for operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +157,26 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.GetEpoch,
                     request_deserializer=paylab_dot_v1_dot_coordinator__pb2.GetEpochRequest.FromString,
                     response_serializer=paylab_dot_v1_dot_coordinator__pb2.GetEpochResponse.SerializeToString,
+            ),
+            'ListInDoubt': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInDoubt,
+                    request_deserializer=paylab_dot_v1_dot_coordinator__pb2.ListInDoubtRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_coordinator__pb2.ListInDoubtResponse.SerializeToString,
+            ),
+            'Resolve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resolve,
+                    request_deserializer=paylab_dot_v1_dot_coordinator__pb2.ResolveRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_coordinator__pb2.ResolveResponse.SerializeToString,
+            ),
+            'RetryNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryNow,
+                    request_deserializer=paylab_dot_v1_dot_coordinator__pb2.RetryInDoubtRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_coordinator__pb2.RetryInDoubtResponse.SerializeToString,
+            ),
+            'ListResolutions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListResolutions,
+                    request_deserializer=paylab_dot_v1_dot_coordinator__pb2.ListResolutionsRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_coordinator__pb2.ListResolutionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +287,114 @@ class Coordinator(object):
             '/paylab.v1.Coordinator/GetEpoch',
             paylab_dot_v1_dot_coordinator__pb2.GetEpochRequest.SerializeToString,
             paylab_dot_v1_dot_coordinator__pb2.GetEpochResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInDoubt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.Coordinator/ListInDoubt',
+            paylab_dot_v1_dot_coordinator__pb2.ListInDoubtRequest.SerializeToString,
+            paylab_dot_v1_dot_coordinator__pb2.ListInDoubtResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resolve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.Coordinator/Resolve',
+            paylab_dot_v1_dot_coordinator__pb2.ResolveRequest.SerializeToString,
+            paylab_dot_v1_dot_coordinator__pb2.ResolveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.Coordinator/RetryNow',
+            paylab_dot_v1_dot_coordinator__pb2.RetryInDoubtRequest.SerializeToString,
+            paylab_dot_v1_dot_coordinator__pb2.RetryInDoubtResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListResolutions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.Coordinator/ListResolutions',
+            paylab_dot_v1_dot_coordinator__pb2.ListResolutionsRequest.SerializeToString,
+            paylab_dot_v1_dot_coordinator__pb2.ListResolutionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

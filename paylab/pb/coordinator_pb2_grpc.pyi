@@ -39,6 +39,14 @@ class CoordinatorStub:
     """The gateway has saved these outcomes; the coordinator may forget them once the banks have too."""
     GetEpoch: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetEpochRequest, _coordinator_pb2.GetEpochResponse]
     """The coordinator's present epoch, forced to disk at its boot."""
+    ListInDoubt: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListInDoubtRequest, _coordinator_pb2.ListInDoubtResponse]
+    """What is undecided, or decided and not acknowledged by every bank; for operators."""
+    Resolve: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ResolveRequest, _coordinator_pb2.ResolveResponse]
+    """An operator decides an attempt that is not decided; audited before it takes effect."""
+    RetryNow: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RetryInDoubtRequest, _coordinator_pb2.RetryInDoubtResponse]
+    """Sends again at once what banks have not answered, instead of at the end of the backoff; for operators."""
+    ListResolutions: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListResolutionsRequest, _coordinator_pb2.ListResolutionsResponse]
+    """What operators have resolved; for operators."""
 
 @_typing.type_check_only
 class CoordinatorAsyncStub(CoordinatorStub):
@@ -51,6 +59,14 @@ class CoordinatorAsyncStub(CoordinatorStub):
     """The gateway has saved these outcomes; the coordinator may forget them once the banks have too."""
     GetEpoch: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetEpochRequest, _coordinator_pb2.GetEpochResponse]  # type: ignore[assignment]
     """The coordinator's present epoch, forced to disk at its boot."""
+    ListInDoubt: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListInDoubtRequest, _coordinator_pb2.ListInDoubtResponse]  # type: ignore[assignment]
+    """What is undecided, or decided and not acknowledged by every bank; for operators."""
+    Resolve: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ResolveRequest, _coordinator_pb2.ResolveResponse]  # type: ignore[assignment]
+    """An operator decides an attempt that is not decided; audited before it takes effect."""
+    RetryNow: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RetryInDoubtRequest, _coordinator_pb2.RetryInDoubtResponse]  # type: ignore[assignment]
+    """Sends again at once what banks have not answered, instead of at the end of the backoff; for operators."""
+    ListResolutions: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListResolutionsRequest, _coordinator_pb2.ListResolutionsResponse]  # type: ignore[assignment]
+    """What operators have resolved; for operators."""
 
 class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -84,5 +100,37 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.GetEpochResponse, _abc.Awaitable[_coordinator_pb2.GetEpochResponse]]:
         """The coordinator's present epoch, forced to disk at its boot."""
+
+    @_abc_1.abstractmethod
+    def ListInDoubt(
+        self,
+        request: _coordinator_pb2.ListInDoubtRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ListInDoubtResponse, _abc.Awaitable[_coordinator_pb2.ListInDoubtResponse]]:
+        """What is undecided, or decided and not acknowledged by every bank; for operators."""
+
+    @_abc_1.abstractmethod
+    def Resolve(
+        self,
+        request: _coordinator_pb2.ResolveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ResolveResponse, _abc.Awaitable[_coordinator_pb2.ResolveResponse]]:
+        """An operator decides an attempt that is not decided; audited before it takes effect."""
+
+    @_abc_1.abstractmethod
+    def RetryNow(
+        self,
+        request: _coordinator_pb2.RetryInDoubtRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.RetryInDoubtResponse, _abc.Awaitable[_coordinator_pb2.RetryInDoubtResponse]]:
+        """Sends again at once what banks have not answered, instead of at the end of the backoff; for operators."""
+
+    @_abc_1.abstractmethod
+    def ListResolutions(
+        self,
+        request: _coordinator_pb2.ListResolutionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ListResolutionsResponse, _abc.Awaitable[_coordinator_pb2.ListResolutionsResponse]]:
+        """What operators have resolved; for operators."""
 
 def add_CoordinatorServicer_to_server(servicer: CoordinatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

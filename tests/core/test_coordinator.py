@@ -13,6 +13,7 @@ from paylab.core.effects import (
     Effect,
     EndRecord,
     Reply,
+    ResolvedRecord,
     SavedRecord,
     Send,
     SetTimer,
@@ -20,6 +21,7 @@ from paylab.core.effects import (
 )
 from paylab.core.messages import Ack, Answer, Commit, Decide, Inquire, Leg, Outcome, Prepare, Txn, Vote
 from paylab.core.money import Money
+from paylab.errors import NotFound, WrongState
 
 TXN = Txn("p1", 1)
 EXPIRY_S = 15.0
@@ -332,6 +334,68 @@ def test_a_stale_request_of_one_bank_asks_that_bank(epoch: int, now: float) -> N
     assert sent(effects) == [("alpine", Inquire(TXN))]
     assert not answers(effects)
     assert answers(core.vote("alpine", Vote(TXN, yes=True))) == [Answer(TXN, Outcome.COMMITTED, "", 1)]
+
+
+def test_an_operators_abort_is_audited_and_told() -> None:
+    """The audit is forced before anybody hears; every bank is told, as each may be prepared or become so."""
+    for legs in (TWO_BANKS, ONE_BANK):
+        core = coordinator()
+        core.commit(commit(legs=legs), now=0.0)
+        audit, *rest = core.resolve("p1", commit=False, operator="eve", now=7.0)
+        assert audit == Append(ResolvedRecord(TXN, commit=False, operator="eve", at_s=7.0), forced=True)
+        assert answers(rest) == [Answer(TXN, Outcome.ABORTED, "RESOLVED")]
+        assert sent(rest) == [
+            (bank, Decide(TXN, commit=False)) for bank in dict.fromkeys(x.bank for x in legs)
+        ]
+        assert core.vote("alpine", Vote(TXN, yes=True)) == []
+        assert core.decision(TXN, now=8.0) is Outcome.ABORTED
+
+
+def test_an_operators_commit_is_for_one_bank_and_outlives_a_restart() -> None:
+    """No bank answers for it, so the log does, until the gateway has saved the outcome."""
+    core = coordinator()
+    core.commit(commit(legs=ONE_BANK), now=0.0)
+    core.timer(TimerKind.VOTES, TXN)
+    audit, record, reply = core.resolve("p1", commit=True, operator="eve", now=7.0)
+    assert audit == Append(ResolvedRecord(TXN, commit=True, operator="eve", at_s=7.0), forced=True)
+    assert record == Append(CommitRecord(TXN, ()), forced=True)
+    assert reply == Reply(Answer(TXN, Outcome.COMMITTED, "", 1))
+    for later in (core, coordinator(epoch=2)):
+        if later is not core:
+            assert not sent(later.recover([CommitRecord(TXN, ())]))
+        assert answers(later.commit(commit(legs=ONE_BANK), now=99.0)) == [reply.answer]
+        assert later.forget(now=1e9) == 0
+        assert later.saved(TXN) == [Append(EndRecord(TXN), forced=True)]
+        assert later.forget(now=1e9) == 1
+
+
+def test_an_operator_cannot_resolve_what_is_decided_or_was_not_promised() -> None:
+    """A decision stands, and what no bank has promised cannot be committed; nothing is written of it."""
+    core = coordinator()
+    with pytest.raises(NotFound):
+        core.resolve("p1", commit=False, operator="eve", now=0.0)
+    core.commit(commit(), now=0.0)
+    core.vote("alpine", Vote(TXN, yes=True))
+    with pytest.raises(WrongState, match="boreal did not promise"):
+        core.resolve("p1", commit=True, operator="eve", now=0.0)
+    core.vote("boreal", Vote(TXN, yes=True))
+    for decision in (True, False):
+        with pytest.raises(WrongState, match="COMMITTED already"):
+            core.resolve("p1", commit=decision, operator="eve", now=0.0)
+
+
+def test_retrying_sends_to_the_silent_and_sets_no_timer() -> None:
+    """Those who have answered hear nothing, and what is settled, or of another attempt, is left alone."""
+    core = coordinator()
+    core.commit(commit(), now=0.0)
+    core.vote("alpine", Vote(TXN, yes=True))
+    assert core.retry_now(TXN) == [Send("boreal", Prepare(TXN, TWO_BANKS[1:]))]
+    assert core.retry_now(Txn("p1", 2)) == core.retry_now(Txn("p2", 1)) == []
+    core.vote("boreal", Vote(TXN, yes=True))
+    assert sent(core.retry_now(TXN)) == [(bank, Decide(TXN, commit=True)) for bank in ("alpine", "boreal")]
+    for bank in ("alpine", "boreal"):
+        core.acknowledge(bank, Ack(TXN, ok=True))
+    assert core.retry_now(TXN) == []
 
 
 ATTEMPTS = st.integers(1, 2)

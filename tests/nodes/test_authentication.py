@@ -140,7 +140,7 @@ def test_guessing_takes_ever_longer_until_an_operator_unlocks(lab: Lab, alice: L
         return await peer._auth().Login(pb.LoginRequest(username=name, password=password))
 
     async def unlock() -> None:
-        channel = lab.network._operator.channel("auth-lb")
+        channel = lab.network.operator.channel("auth-lb")
         await pb_grpc.AuthenticationStub(channel).Unlock(
             pb.UnlockRequest(username=alice.name, peer=peer._host.identity.node)
         )
