@@ -65,8 +65,8 @@ class Rule:
     streaming: bool = False
 
 
-def _peers(*roles: Role, repeatable: bool = False) -> Rule:
-    return Rule(frozenset(roles), repeatable=repeatable)
+def _peers(*roles: Role, repeatable: bool = False, streaming: bool = False) -> Rule:
+    return Rule(frozenset(roles), repeatable=repeatable, streaming=streaming)
 
 
 _ANYBODY = Rule(None, repeatable=True)
@@ -108,6 +108,8 @@ RULES: dict[str, Rule] = {
     "/paylab.v1.Coordinator/ListResolutions": _peers(Role.OPERATOR),
     "/paylab.v1.TransactionLogger/Append": _peers(Role.GATEWAY),
     "/paylab.v1.TransactionLogger/Read": _peers(Role.OPERATOR),
+    "/paylab.v1.TransactionLogger/Follow": _peers(Role.OPERATOR, streaming=True),
+    "/paylab.v1.TransactionLogger/Verify": _peers(Role.OPERATOR),
     "/paylab.v1.OfflineQueue/Enqueue": _peers(Role.GATEWAY),
     "/paylab.v1.OfflineQueue/List": _peers(Role.OPERATOR),
     "/paylab.v1.OfflineQueue/RetryNow": _peers(Role.OPERATOR),

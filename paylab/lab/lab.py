@@ -20,6 +20,7 @@ from paylab.lab.checking.history import History
 from paylab.lab.checking.history_checks import HistoryChecks
 from paylab.lab.clients import LabClient
 from paylab.lab.durations import seconds
+from paylab.lab.logbook import Logbook
 from paylab.lab.loop import LabFuture
 from paylab.lab.network import Network
 from paylab.lab.operator import Operator
@@ -282,6 +283,11 @@ class Lab:
             if late:
                 return not unsettled
             await asyncio.sleep(0.04)
+
+    @property
+    def log(self) -> Logbook:
+        """The transaction log: read it, verify it, follow it, save it, reconcile it, tamper with it."""
+        return Logbook(self._world, self._network.operator, self.banks)
 
     def graph(self) -> "nx.DiGraph[str]":
         """The network as a graph: nodes with `role`, `layer`, `up`; an edge per pair with `calls`."""

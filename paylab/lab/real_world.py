@@ -62,6 +62,9 @@ class World(Protocol):
     def rows(self, store: str, query: str) -> list[tuple[Any, ...]]:
         """Read a database independently of the nodes; empty when it does not exist yet."""
 
+    def write(self, store: str, statement: str, *values: Any) -> int:
+        """Change a database past the nodes, as whoever holds the disk can; returns how many rows changed."""
+
     def close(self) -> None:
         """Stop the loop and close the databases."""
 
@@ -164,6 +167,11 @@ class RealWorld(RealFaults):
             return []
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             return connection.execute(query).fetchall()
+
+    def write(self, store: str, statement: str, *values: Any) -> int:
+        """Change a database past the nodes, as whoever holds the disk can; returns how many rows changed."""
+        with closing(sqlite3.connect(self.folder / f"{store}.sqlite", timeout=10)) as connection, connection:
+            return connection.execute(statement, values).rowcount
 
     def close(self) -> None:
         """Stop the loop, close the files, remove temporary folders."""

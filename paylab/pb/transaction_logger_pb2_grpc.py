@@ -44,6 +44,16 @@ class TransactionLoggerStub(object):
                 request_serializer=paylab_dot_v1_dot_transaction__logger__pb2.ReadRequest.SerializeToString,
                 response_deserializer=paylab_dot_v1_dot_transaction__logger__pb2.ReadResponse.FromString,
                 _registered_method=True)
+        self.Follow = channel.unary_stream(
+                '/paylab.v1.TransactionLogger/Follow',
+                request_serializer=paylab_dot_v1_dot_transaction__logger__pb2.FollowRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_transaction__logger__pb2.LogEntry.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_unary(
+                '/paylab.v1.TransactionLogger/Verify',
+                request_serializer=paylab_dot_v1_dot_transaction__logger__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_transaction__logger__pb2.VerifyResponse.FromString,
+                _registered_method=True)
 
 
 class TransactionLoggerServicer(object):
@@ -63,6 +73,20 @@ class TransactionLoggerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Follow(self, request, context):
+        """Reads entries in order and goes on with every one to come, until the caller ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Walks the whole chain of hashes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TransactionLoggerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +99,16 @@ def add_TransactionLoggerServicer_to_server(servicer, server):
                     servicer.Read,
                     request_deserializer=paylab_dot_v1_dot_transaction__logger__pb2.ReadRequest.FromString,
                     response_serializer=paylab_dot_v1_dot_transaction__logger__pb2.ReadResponse.SerializeToString,
+            ),
+            'Follow': grpc.unary_stream_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=paylab_dot_v1_dot_transaction__logger__pb2.FollowRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_transaction__logger__pb2.LogEntry.SerializeToString,
+            ),
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=paylab_dot_v1_dot_transaction__logger__pb2.VerifyRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_transaction__logger__pb2.VerifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +165,60 @@ class TransactionLogger(object):
             '/paylab.v1.TransactionLogger/Read',
             paylab_dot_v1_dot_transaction__logger__pb2.ReadRequest.SerializeToString,
             paylab_dot_v1_dot_transaction__logger__pb2.ReadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Follow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/paylab.v1.TransactionLogger/Follow',
+            paylab_dot_v1_dot_transaction__logger__pb2.FollowRequest.SerializeToString,
+            paylab_dot_v1_dot_transaction__logger__pb2.LogEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.TransactionLogger/Verify',
+            paylab_dot_v1_dot_transaction__logger__pb2.VerifyRequest.SerializeToString,
+            paylab_dot_v1_dot_transaction__logger__pb2.VerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

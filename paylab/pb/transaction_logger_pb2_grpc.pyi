@@ -35,6 +35,10 @@ class TransactionLoggerStub:
     """Adds entries; those whose event id is known already are skipped."""
     Read: _grpc.UnaryUnaryMultiCallable[_transaction_logger_pb2.ReadRequest, _transaction_logger_pb2.ReadResponse]
     """Reads entries in order."""
+    Follow: _grpc.UnaryStreamMultiCallable[_transaction_logger_pb2.FollowRequest, _transaction_logger_pb2.LogEntry]
+    """Reads entries in order and goes on with every one to come, until the caller ends it."""
+    Verify: _grpc.UnaryUnaryMultiCallable[_transaction_logger_pb2.VerifyRequest, _transaction_logger_pb2.VerifyResponse]
+    """Walks the whole chain of hashes."""
 
 @_typing.type_check_only
 class TransactionLoggerAsyncStub(TransactionLoggerStub):
@@ -43,6 +47,10 @@ class TransactionLoggerAsyncStub(TransactionLoggerStub):
     """Adds entries; those whose event id is known already are skipped."""
     Read: _aio.UnaryUnaryMultiCallable[_transaction_logger_pb2.ReadRequest, _transaction_logger_pb2.ReadResponse]  # type: ignore[assignment]
     """Reads entries in order."""
+    Follow: _aio.UnaryStreamMultiCallable[_transaction_logger_pb2.FollowRequest, _transaction_logger_pb2.LogEntry]  # type: ignore[assignment]
+    """Reads entries in order and goes on with every one to come, until the caller ends it."""
+    Verify: _aio.UnaryUnaryMultiCallable[_transaction_logger_pb2.VerifyRequest, _transaction_logger_pb2.VerifyResponse]  # type: ignore[assignment]
+    """Walks the whole chain of hashes."""
 
 class TransactionLoggerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -60,5 +68,21 @@ class TransactionLoggerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_transaction_logger_pb2.ReadResponse, _abc.Awaitable[_transaction_logger_pb2.ReadResponse]]:
         """Reads entries in order."""
+
+    @_abc_1.abstractmethod
+    def Follow(
+        self,
+        request: _transaction_logger_pb2.FollowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_transaction_logger_pb2.LogEntry], _abc.AsyncIterator[_transaction_logger_pb2.LogEntry]]:
+        """Reads entries in order and goes on with every one to come, until the caller ends it."""
+
+    @_abc_1.abstractmethod
+    def Verify(
+        self,
+        request: _transaction_logger_pb2.VerifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transaction_logger_pb2.VerifyResponse, _abc.Awaitable[_transaction_logger_pb2.VerifyResponse]]:
+        """Walks the whole chain of hashes."""
 
 def add_TransactionLoggerServicer_to_server(servicer: TransactionLoggerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -107,6 +107,11 @@ COOKED: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "bank-alpine",
         ("INSERT INTO transactions VALUES ('ghost/1', 'COMMITTED', '[]', '', 0)",),
     ),
+    "an entry of the log is taken out": (
+        "the log's chain holds",
+        "logger",
+        ('DELETE FROM entries WHERE "index" = 1',),
+    ),
     "a second attempt commits": (
         "no key charged twice",
         "bank-boreal",

@@ -8,6 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from google.protobuf.message import DecodeError
+
+from paylab.core.log_chain import Entry, verify
 from paylab.lab.real_world import World
 from paylab.pb import transaction_logger_pb2
 
@@ -24,8 +27,14 @@ class Books:
     postings: dict[str, list[tuple[int, str, str, int, str]]]
     # by payment: state, attempt, payer, payee, amount_minor, currency, caller, key
     payments: dict[str, tuple[str, int, str, str, int, str, str, str]]
-    # payment, attempt, state
-    log: list[tuple[str, int, str]] = field(default_factory=list)
+    # the log as it is stored
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def log(self) -> list[tuple[str, int, str]]:
+        """Payment, attempt and state of each entry; one that is no event any more is left to the chain."""
+        events = [_event(entry) for entry in self.entries]
+        return [(event.payment, event.attempt, event.state) for event in events if event is not None]
 
 
 def read_books(world: World, banks: Iterable[str]) -> Books:
@@ -49,15 +58,17 @@ def read_books(world: World, banks: Iterable[str]) -> Books:
         " FROM payments ORDER BY payment",
     )
     payments = {row[0]: (row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8]) for row in rows}
-    return Books(accounts, transactions, postings, payments, _log(world))
-
-
-def _log(world: World) -> list[tuple[str, int, str]]:
-    events = (
-        transaction_logger_pb2.LogEvent.FromString(row[0])
-        for row in world.rows("logger", 'SELECT event FROM entries ORDER BY "index"')
+    stored = world.rows("logger", 'SELECT "index", event, hash FROM entries ORDER BY "index"')
+    return Books(
+        accounts, transactions, postings, payments, [Entry(row[0], row[1], row[2]) for row in stored]
     )
-    return [(event.payment, event.attempt, event.state) for event in events]
+
+
+def _event(entry: Entry) -> transaction_logger_pb2.LogEvent | None:
+    try:
+        return transaction_logger_pb2.LogEvent.FromString(entry.event)
+    except DecodeError:
+        return None
 
 
 Check = Callable[[Books], tuple[int, list[str]]]
@@ -202,6 +213,12 @@ def log_agrees(books: Books) -> tuple[int, list[str]]:
     return len(books.log), found
 
 
+def log_chain_holds(books: Books) -> tuple[int, list[str]]:
+    """Each entry of the log has the hash of its event and all entries before it (`core.log_chain`)."""
+    verdict = verify(books.entries)
+    return len(books.entries), [] if verdict.ok else [str(verdict)]
+
+
 CHECKS: dict[str, Check] = {
     "every posting balances": every_posting_balances,
     "balances are sums of postings": balances_are_sums,
@@ -211,6 +228,7 @@ CHECKS: dict[str, Check] = {
     "no overdraft": no_overdraft,
     "outcomes agree with ledgers": outcome_agrees_with_ledgers,
     "log agrees": log_agrees,
+    "the log's chain holds": log_chain_holds,
 }
 
 

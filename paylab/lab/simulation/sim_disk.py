@@ -48,13 +48,18 @@ class SimDatabases(Databases):
 
     def rows(self, name: str, query: str) -> list[tuple[Any, ...]]:
         """Read past the nodes' code; empty when there is no such database."""
-        if name not in self._open:
-            return []
+        return list(self._execute(name, query).fetchall()) if name in self._open else []
+
+    def write(self, name: str, statement: str, *values: Any) -> int:
+        """Change past the nodes' code; returns how many rows changed."""
+        return int(self._execute(name, statement, *values).rowcount)
+
+    def _execute(self, name: str, statement: str, *values: Any) -> Any:
         connection = self._open[name].engine.raw_connection()
         try:
             cursor = connection.cursor()
-            cursor.execute(query)
-            return list(cursor.fetchall())
+            cursor.execute(statement, values)
+            return cursor
         finally:
             connection.close()
 

@@ -121,6 +121,10 @@ class SimWorld:
         """Read a database past the nodes; empty when it does not exist yet."""
         return self._thread.aside(lambda: self.databases.rows(store, query))
 
+    def write(self, store: str, statement: str, *values: Any) -> int:
+        """Change a database past the nodes, as whoever holds the disk can; returns how many rows changed."""
+        return self._thread.aside(lambda: self.databases.write(store, statement, *values))
+
     def close(self) -> None:
         """Bury the dead, stop the loop, forget the disks."""
         if self._closed:
