@@ -245,11 +245,6 @@ class Network:
 
     # The operator's work ------------------------------------------------------------------------
 
-    @property
-    def operator(self) -> Host:
-        """The host of the operator, whom every node knows."""
-        return self._operator
-
     def client_host(self, name: str) -> Host:
         """The host of a user's client."""
         if name not in self._client_hosts:
