@@ -12,6 +12,7 @@ from paylab.core.balancing import POLICIES
 from paylab.errors import LabError, PaylabError
 from paylab.lab.attacks import attack_command
 from paylab.lab.campaigns import campaign_command
+from paylab.lab.exploring import explore_command
 from paylab.lab.processes import node_command
 
 CONCURRENCY_DEFAULT = 64
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--json", action="store_true", help="print one JSON list")
     judge.set_defaults(command=_judge)
     campaign_command.add_to(commands, _simulate)
+    explore_command.add_to(commands)
     attack_command.add_to(commands)
     node_command.add_to(commands)
     return parser

@@ -1,0 +1,1 @@
+"""Every interleaving, loss, duplicate and crash of the protocol cores, one after the other."""
