@@ -16,6 +16,7 @@ from paylab.core.effects import (
     Effect,
     EndRecord,
     Reply,
+    ResolvedRecord,
     SavedRecord,
     Send,
     SetTimer,
@@ -41,7 +42,7 @@ from paylab.lab.exploring.model import (
 )
 from paylab.nodes.events import Kind
 
-Record = CommitRecord | SavedRecord | EndRecord
+Record = CommitRecord | SavedRecord | EndRecord | ResolvedRecord
 
 
 @dataclass(frozen=True, slots=True)
