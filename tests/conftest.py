@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, settings
 
 from paylab import Lab
 from paylab.core.authorization import Identity, Role
+from paylab.core.balancing import Endpoint
 from paylab.lab.lab import open_labs
 from paylab.lab.real_world import RealWorld
+from paylab.nodes.load_balancer import LoadBalancer
 from paylab.nodes.passwords import PasswordCost
 
 # A busy machine is no bug: examples have no deadline of their own.
@@ -99,6 +101,19 @@ def dial() -> Iterator[Dial]:
     yield open_channel
     for channel in channels:
         channel.close()
+
+
+class UnwatchfulBalancer(LoadBalancer):
+    """Learns of a crash only from a call that fails, so that there is one to tell of."""
+
+    def _check(self, endpoint: Endpoint) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def unwatchful() -> type[LoadBalancer]:
+    """For the slot "node.balancer"."""
+    return UnwatchfulBalancer
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,11 @@ def parse_identity(name: str) -> Identity | None:
     return Identity(node, Role(role))
 
 
+def group_of(server: str) -> str:
+    """Whose calls a server answers, by its name: "alpine-1" is one of alpine's."""
+    return server.rpartition("-")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What a method asks of its caller."""
@@ -85,6 +90,7 @@ RULES: dict[str, Rule] = {
     "/paylab.v1.LoadBalancer/Register": _peers(Role.AUTH, Role.BANK),
     "/paylab.v1.LoadBalancer/ReportLoad": _peers(Role.AUTH, Role.BANK),
     "/paylab.v1.LoadBalancer/ListServers": _ANYBODY,
+    "/paylab.v1.LoadBalancer/WatchServers": _STREAM_FOR_ANYBODY,
     "/paylab.v1.PaymentGateway/Pay": Rule(scope="payments:write"),
     "/paylab.v1.PaymentGateway/GetPayment": Rule(scope="payments:read"),
     "/paylab.v1.PaymentGateway/ListPayments": Rule(scope="payments:read"),

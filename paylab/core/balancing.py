@@ -47,12 +47,10 @@ class Endpoint:
     # Peak EWMA of its latency, and when that was.
     latency_s: float = 0.0
     latency_at_s: float = -math.inf
-    # Not picked before this moment, after a call to it failed.
-    suspect_until_s: float = 0.0
 
-    def eligible(self, now: float) -> bool:
-        """Whether its lease runs and no call to it has just failed."""
-        return now < self.lease_until_s and now >= self.suspect_until_s
+    def leased(self, now: float) -> bool:
+        """Whether it has renewed its lease in time."""
+        return now < self.lease_until_s
 
     def answered(self, took_s: float, *, now: float) -> None:
         """Learn from an answer: a higher latency counts at once, a lower one little by little."""

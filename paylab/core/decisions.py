@@ -11,6 +11,7 @@ from typing import Any
 from paylab.core import (
     authorization,
     backoff,
+    health,
     idempotency,
     key_rotation,
     lockout,
@@ -59,6 +60,7 @@ class Decisions:
     queue_delay: Callable[..., float] = backoff.full_jitter
     client_delay: Callable[..., float] = backoff.full_jitter
     balancer_policy: Callable[[], Policy] = RoundRobin
+    balancer_eject: Callable[..., Sequence[str]] = health.outliers
     logger_fresh: Callable[[Sequence[str], Collection[str]], list[str]] = fresh_events
     token_header: Callable[..., None] = tokens.check_header
     token_key: Callable[..., Any | None] = tokens.find_key

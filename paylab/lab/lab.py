@@ -4,13 +4,13 @@ import asyncio
 import hmac
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from paylab.core.authorization import Identity, Role
-from paylab.core.balancing import POLICIES
+from paylab.core.balancing import POLICIES, Policy
 from paylab.core.money import Money, parse_money
 from paylab.core.tokens import ORIGINATOR
 from paylab.errors import LabError
@@ -26,6 +26,7 @@ from paylab.lab.network import Network
 from paylab.lab.operator import Operator
 from paylab.lab.processes.death import Death
 from paylab.lab.real_world import RealWorld, World
+from paylab.lab.server_table import ServerTable
 from paylab.lab.simulation.choices import Choices
 from paylab.lab.simulation.simulator import SimWorld
 from paylab.nodes.client import PaymentClient, Receipt
@@ -56,8 +57,10 @@ class Lab:
     """A running payment network.
 
     `banks` are bank names, each with `bank_servers` servers over one ledger; `policy` chooses how both load
-    balancers pick, servers renew their leases of `lease_s`, and `replace` fills slots (`paylab.slots()`)
-    with other decisions. Files go to a fresh folder, or to `data_dir`, from which a later lab continues.
+    balancers pick: a name, or a class of yours. A bank server has weight 1 unless `weights` says other.
+    With `look_aside` the coordinator watches the list of bank servers and picks for itself. Servers renew
+    their leases of `lease_s`, and `replace` fills slots (`paylab.slots()`) with other decisions. Files go to
+    a fresh folder, or to `data_dir`, from which a later lab continues.
     Booting a second lab of the same `name` closes the first. With `world="simulated"` the same nodes run in
     virtual time, on disks in memory, and everything follows from `seed`. Raises LabError for a bad argument.
 
@@ -71,7 +74,9 @@ class Lab:
         banks: Sequence[str] = ("alpine", "boreal"),
         bank_servers: int = 2,
         auth_servers: int = 2,
-        policy: str = "round_robin",
+        policy: str | Callable[[], Policy] = "round_robin",
+        weights: Mapping[str, int] | None = None,
+        look_aside: bool = False,
         lease_s: float = LEASE_S,
         replace: Mapping[str, Any] | None = None,
         data_dir: str | Path | None = None,
@@ -83,7 +88,7 @@ class Lab:
         processes: Sequence[str] = (),
     ) -> None:
         """Boot every node and wait until all of them serve; `choices` repeat a simulated run."""
-        _check_arguments(banks, bank_servers, auth_servers, policy)
+        _check_arguments(banks, bank_servers, auth_servers)
         if name in _OPEN:
             _OPEN[name].close()
         self.name = name
@@ -100,6 +105,8 @@ class Lab:
             "bank_servers": bank_servers,
             "auth_servers": auth_servers,
             "policy": policy,
+            "weights": weights,
+            "look_aside": look_aside,
             "lease_s": lease_s,
             "replace": replace,
             "data_dir": data_dir,
@@ -130,7 +137,9 @@ class Lab:
                     bank_servers=bank_servers,
                     auth_servers=auth_servers,
                     lease_s=lease_s,
-                    replacements={"balancer.policy": POLICIES[policy], **(replace or {})},
+                    weights=_weights(weights or {}, banks, bank_servers),
+                    look_aside=look_aside,
+                    replacements={"balancer.policy": _policy(policy), **(replace or {})},
                     password_cost=password_cost or self._world.password_cost,
                     secret=self.auth_secret,
                     processes=tuple(processes),
@@ -208,6 +217,35 @@ class Lab:
             concurrency=concurrency,
             progress=progress,
         )
+
+    # Balancing ----------------------------------------------------------------------------------
+
+    def servers(self) -> ServerTable:
+        """What both balancers believe about their servers: load, latency, health, ejections."""
+        listed = {
+            balancer: self._world.call(self._network.listed(balancer))
+            for balancer in ("auth-lb", "bank-lb")
+            if self.is_up(balancer)
+        }
+        return ServerTable(listed, self._arguments["lease_s"])
+
+    def set_policy(self, balancer: str, policy: str | Callable[[], Policy]) -> None:
+        """Let "auth-lb" or "bank-lb" pick by another policy from the next call on: a name, or your class.
+
+        Raises LabError for a policy or a balancer that does not exist.
+        """
+        self._network.set_policy(balancer, _policy(policy))
+
+    def drain(self, server: str, *, timeout_s: float = 30.0) -> None:
+        """Take a server out without losing a call: it finishes what it has and is given no more.
+
+        Raises LabError if it has not finished after `timeout_s`. `serve`, or a restart, brings it back.
+        """
+        self._world.call(self._network.drain(server, timeout_s=timeout_s), timeout_s=timeout_s + 10)
+
+    def serve(self, server: str) -> None:
+        """Let a server that was drained take calls again."""
+        self._world.call(self._network.serve(server))
 
     # Breaking and repairing ---------------------------------------------------------------------
 
@@ -411,7 +449,7 @@ def open_labs() -> tuple["Lab", ...]:
     return tuple(_OPEN.values())
 
 
-def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int, policy: str) -> None:
+def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int) -> None:
     if isinstance(banks, str) or not banks or len(set(banks)) != len(banks):
         raise LabError("BAD_ARGUMENT", "banks is a list of different names")
     for bank in banks:
@@ -420,8 +458,24 @@ def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int,
     for what, count in (("bank_servers", bank_servers), ("auth_servers", auth_servers)):
         if not 1 <= count <= SERVERS_MAX:
             raise LabError("BAD_ARGUMENT", f"{what} is 1 to {SERVERS_MAX}, not {count}")
-    if policy not in POLICIES:
-        raise LabError("BAD_ARGUMENT", f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
+
+
+def _weights(weights: Mapping[str, int], banks: Sequence[str], bank_servers: int) -> Mapping[str, int]:
+    names = [f"{bank}-{n}" for bank in banks for n in range(1, bank_servers + 1)]
+    for name, weight in weights.items():
+        if name not in names or weight < 1:
+            raise LabError("BAD_ARGUMENT", f"{name!r} with weight {weight} is no bank server with 1 or more")
+    return weights
+
+
+def _policy(policy: str | Callable[[], Policy]) -> Callable[[], Policy]:
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise LabError("BAD_ARGUMENT", f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
+        return POLICIES[policy]
+    if not callable(policy):
+        raise LabError("BAD_ARGUMENT", f"policy is a name or a class with a pick, not {policy!r}")
+    return policy
 
 
 def _lab_secret(folder: Path) -> bytes:

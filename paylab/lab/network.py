@@ -3,11 +3,12 @@
 import asyncio
 import signal
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from paylab.core.authorization import Identity, Role
+from paylab.core.balancing import Policy
 from paylab.core.money import Money
 from paylab.errors import LabError
 from paylab.lab.checking.history import History
@@ -32,7 +33,9 @@ from paylab.pb import (
 )
 
 OPERATOR = Identity("lab", Role.OPERATOR)
+BALANCER_OF = {Role.AUTH: "auth-lb", Role.BANK: "bank-lb"}
 READY_TIMEOUT_S = 20.0
+LOOK_AGAIN_S = 0.01
 # Accounts in one OpenAccounts call: about 100 kB.
 ACCOUNTS_PER_CALL = 2_000
 
@@ -94,6 +97,8 @@ class Network:
         password_cost: PasswordCost | None,
         secret: bytes,
         processes: Collection[str] = (),
+        weights: Mapping[str, int] | None = None,
+        look_aside: bool = False,
     ) -> "Network":
         """Start the balancers, then all else at once; return when every server is known to its balancer."""
         network = cls(world, history, replacements, processes=processes)
@@ -104,6 +109,9 @@ class Network:
                 ("bank-lb", Role.BALANCER, partial(kinds["node.balancer"], serves=Role.BANK)),
             ]
         )
+        coordinator = kinds["node.coordinator"]
+        if look_aside:
+            coordinator = partial(coordinator, look_aside=True)
         servers: list[tuple[str, Role, Callable[[Host], Node]]] = [
             (
                 f"auth-{n}",
@@ -114,14 +122,18 @@ class Network:
         ]
         servers += [
             ("gateway", Role.GATEWAY, kinds["node.gateway"]),
-            ("coordinator", Role.COORDINATOR, kinds["node.coordinator"]),
+            ("coordinator", Role.COORDINATOR, coordinator),
             ("logger", Role.LOGGER, kinds["node.logger"]),
             ("queue", Role.QUEUE, kinds["node.queue"]),
         ]
         servers += [
-            (f"{bank}-{n}", Role.BANK, partial(kinds["node.bank"], bank=bank, lease_s=lease_s))
+            (
+                name,
+                Role.BANK,
+                partial(kinds["node.bank"], bank=bank, lease_s=lease_s, weight=(weights or {}).get(name, 1)),
+            )
             for bank in banks
-            for n in range(1, bank_servers + 1)
+            for name in (f"{bank}-{n}" for n in range(1, bank_servers + 1))
         ]
         await network._start_all(servers)
         if strangers := [name for name in processes if name not in network.nodes]:
@@ -153,14 +165,13 @@ class Network:
             await running.node.start()
 
     async def _ready(self, balancer: str, servers: Iterable[str]) -> None:
-        stub = load_balancer_pb2_grpc.LoadBalancerStub(self.operator.channel(balancer))
         wanted = set(servers)
         async with asyncio.timeout(READY_TIMEOUT_S):
             while True:
-                listed = await stub.ListServers(load_balancer_pb2.ListServersRequest())
-                if wanted <= {server.server for server in listed.servers if server.eligible}:
+                listed = await self.listed(balancer)
+                if wanted <= {server.server for server in listed if server.eligible}:
                     return
-                await self.operator.sleep(0.01)
+                await self.operator.sleep(LOOK_AGAIN_S)
 
     # Breaking and repairing ---------------------------------------------------------------------
 
@@ -192,12 +203,67 @@ class Network:
         if running.wanted:  # it died by itself
             running.host.recorder.record(Kind.CRASHED)
             self._failures += running.host.failures
-        before = running.host.recorder
+        before = running.host
         running.host = self._world.process(running.identity) if process else self._host(running.identity)
-        running.host.recorder.continue_from(before)
+        if not isinstance(before, NodeProcess) and not isinstance(running.host, NodeProcess):
+            running.host.decisions = before.decisions  # another policy may have been put in
+        running.host.recorder.continue_from(before.recorder)
         running.host.recorder.record(Kind.RESTARTED)
         await self._start(running, death=death)
         running.wanted = True
+
+    # Looking after balancers --------------------------------------------------------------------
+
+    async def drain(self, node: str, *, timeout_s: float) -> None:
+        """Take a server out: its balancer gives it no more calls, and it finishes those it has.
+
+        Raises LabError when that takes longer than `timeout_s`.
+        """
+        running, server, balancer = self._server(node)
+        await server.drain()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (
+                    any(
+                        server.server == node and (server.eligible or server.in_flight)
+                        for server in await self.listed(balancer)
+                    )
+                    or running.host.recorder.in_flight
+                ):
+                    await self.operator.sleep(LOOK_AGAIN_S)
+        except TimeoutError:
+            raise LabError("TIMEOUT", f"{node} still has calls after {timeout_s:g} s") from None
+
+    async def serve(self, node: str) -> None:
+        """Let a server that was drained take calls again."""
+        _, server, _ = self._server(node)
+        await server.serve()
+
+    def set_policy(self, balancer: str, policy: Callable[[], Policy]) -> None:
+        """Let a balancer pick by another policy from the next call on, after a restart, too."""
+        running = self._running(balancer)
+        if running.identity.role is not Role.BALANCER:
+            raise LabError("BAD_ARGUMENT", f"{balancer} is no balancer; there are auth-lb and bank-lb")
+        if isinstance(running.host, NodeProcess):
+            raise LabError("OTHER_PROCESS", f"{balancer} is a process, and keeps the policy it began with")
+        running.host.decisions = replace(running.host.decisions, balancer_policy=policy)
+
+    async def listed(self, balancer: str) -> Sequence[load_balancer_pb2.ServerInfo]:
+        """What a balancer believes about its servers."""
+        stub = load_balancer_pb2_grpc.LoadBalancerStub(self.operator.channel(balancer))
+        return (await stub.ListServers(load_balancer_pb2.ListServersRequest())).servers
+
+    def _server(self, node: str) -> tuple[Running, Node, str]:
+        """A server that stands behind a balancer, what runs on it, and that balancer. Raises LabError."""
+        running = self._running(node)
+        balancer = BALANCER_OF.get(running.identity.role)
+        if balancer is None:
+            raise LabError("BAD_ARGUMENT", f"{node} stands behind no balancer, so it cannot be drained")
+        if not running.up:
+            raise LabError("ALREADY_DOWN", f"{node} is down")
+        if running.node is None:
+            raise LabError("OTHER_PROCESS", f"{node} is a process, and drains at no word of ours")
+        return running, running.node, balancer
 
     def break_world(self, kind: str, *arguments: Any) -> None:
         """Make a fault of the world happen: one of `FaultyWorld`'s methods, arguments in its order.

@@ -33,12 +33,21 @@ class BankServer(Node, pb_grpc.BankServicer):
 
     role = Role.BANK
 
-    def __init__(self, host: Host, *, bank: str, balancer: str = "bank-lb", lease_s: float = LEASE_S) -> None:
-        """Register with `balancer` once running."""
+    def __init__(
+        self,
+        host: Host,
+        *,
+        bank: str,
+        balancer: str = "bank-lb",
+        lease_s: float = LEASE_S,
+        weight: int = 1,
+    ) -> None:
+        """Register with `balancer` once running, to be given `weight` shares of the calls."""
         super().__init__(host)
         self.bank = bank
         self._balancer = balancer
         self._lease_s = lease_s
+        self._weight = weight
         self._books = BankStore(host, bank)
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -53,7 +62,13 @@ class BankServer(Node, pb_grpc.BankServicer):
     async def run(self) -> None:
         """Make ourselves known, and ask about whatever is in doubt."""
         self.host.spawn(
-            keep_registered(self.host, balancer=self._balancer, lease_s=self._lease_s, group=self.bank),
+            keep_registered(
+                self.host,
+                balancer=self._balancer,
+                lease_s=self._lease_s,
+                group=self.bank,
+                weight=self._weight,
+            ),
             daemon=True,
         )
         self.host.spawn(self._sweep(), daemon=True)

@@ -14,7 +14,7 @@ from paylab.core.money import Money
 from paylab.errors import OutcomeUnknown, Overloaded, Unauthenticated
 from paylab.nodes import wire
 from paylab.nodes.host import Host
-from paylab.nodes.interceptors import BANK_KEY
+from paylab.nodes.interceptors import ACCOUNT_KEY, BANK_KEY
 from paylab.pb import authentication_pb2, authentication_pb2_grpc, bank_pb2, bank_pb2_grpc
 from paylab.pb import payment_gateway_pb2 as pb
 from paylab.pb import payment_gateway_pb2_grpc as pb_grpc
@@ -103,7 +103,7 @@ class PaymentClient:
         stub = bank_pb2_grpc.BankStub(self._host.channel("bank-lb"))
 
         def ask(call: dict[str, Any]) -> Awaitable[bank_pb2.Account]:
-            call["metadata"] = (*call["metadata"], (BANK_KEY, bank))
+            call["metadata"] = (*call["metadata"], (BANK_KEY, bank), (ACCOUNT_KEY, account))
             return stub.GetAccount(request, **call)
 
         found = await self._until(deadline_s, ask)

@@ -21,7 +21,8 @@ from paylab.nodes.batching import Batcher
 from paylab.nodes.commit_log import CommitLog
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
-from paylab.nodes.interceptors import BANK_KEY, current_peer
+from paylab.nodes.interceptors import ACCOUNT_KEY, BANK_KEY, current_peer
+from paylab.nodes.look_aside import LookAside
 from paylab.nodes.node import Node
 from paylab.pb import bank_pb2, bank_pb2_grpc
 from paylab.pb import coordinator_pb2 as pb
@@ -37,10 +38,18 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     role = Role.COORDINATOR
 
-    def __init__(self, host: Host, *, balancer: str = "bank-lb", timing: Timing | None = None) -> None:
-        """Reach the banks through `balancer`."""
+    def __init__(
+        self,
+        host: Host,
+        *,
+        balancer: str = "bank-lb",
+        timing: Timing | None = None,
+        look_aside: bool = False,
+    ) -> None:
+        """Reach the banks through `balancer`, or directly by its list of servers."""
         super().__init__(host)
         self._balancer = balancer
+        self._look_aside = LookAside(host, balancer=balancer) if look_aside else None
         self._timing = timing or Timing()
         self._log = CommitLog(host)
         self._core: Coordinator = host.decisions.coordinator_core(epoch=0, timing=self._timing)
@@ -64,6 +73,8 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     async def run(self) -> None:
         """Resend what the log says, and forget what is settled from time to time."""
+        if self._look_aside is not None:
+            self.host.spawn(self._look_aside.watch(), daemon=True)
         for effect in self._recovered:
             await self._perform(effect)
         self.host.spawn(self._forget(), daemon=True)
@@ -245,20 +256,24 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         return self._batchers[bank, kind]
 
     def _bank(self) -> "bank_pb2_grpc.BankAsyncStub":
-        return bank_pb2_grpc.BankStub(self.host.channel(self._balancer))
+        stub: Any = bank_pb2_grpc.BankStub
+        banks: bank_pb2_grpc.BankAsyncStub = stub(self._look_aside or self.host.channel(self._balancer))
+        return banks
 
     async def _send_prepares(self, bank: str, items: Sequence[Prepare]) -> list[None]:
         request = bank_pb2.PrepareRequest(items=[wire.prepare_to_pb(item) for item in items])
-        return await self._votes(bank, items, self._bank().Prepare, request)
+        return await self._votes(bank, items, self._bank().Prepare, request, about=items[0].legs[0].account)
 
     async def _send_inquiries(self, bank: str, items: Sequence[Inquire]) -> list[None]:
         request = bank_pb2.InquireRequest(txns=[wire.txn_to_pb(item.txn) for item in items])
-        return await self._votes(bank, items, self._bank().Inquire, request)
+        return await self._votes(bank, items, self._bank().Inquire, request, about=items[0].txn.payment)
 
-    async def _votes(self, bank: str, items: Sequence[Any], method: Any, request: Any) -> list[None]:
+    async def _votes(
+        self, bank: str, items: Sequence[Any], method: Any, request: Any, *, about: str
+    ) -> list[None]:
         try:
             response = await method(
-                request, metadata=((BANK_KEY, bank),), timeout=self._timing.vote_deadline_s
+                request, metadata=_routed(bank, about), timeout=self._timing.vote_deadline_s
             )
         except grpc.aio.AioRpcError:
             return [None] * len(items)  # a failed call is a lost message; timers cope
@@ -270,7 +285,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         request = bank_pb2.DecideRequest(items=[wire.decide_to_pb(item) for item in items])
         try:
             response = await self._bank().Decide(
-                request, metadata=((BANK_KEY, bank),), timeout=self._timing.vote_deadline_s
+                request, metadata=_routed(bank, items[0].txn.payment), timeout=self._timing.vote_deadline_s
             )
         except grpc.aio.AioRpcError:
             return [None] * len(items)
@@ -282,6 +297,11 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         while True:
             await self.host.sleep(FORGET_EVERY_S)
             self._core.forget(now=self.host.now())
+
+
+def _routed(bank: str, about: str) -> tuple[tuple[str, str], ...]:
+    """Where a batch goes: to the bank, and if its balancer cares, where its first item belongs."""
+    return ((BANK_KEY, bank), (ACCOUNT_KEY, f"{bank}/{about}"))
 
 
 def _patience_s(context: Any) -> float | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from paylab.core.authorization import Identity, needs_token, parse_identity
+from paylab.core.authorization import Identity, needs_token, parse_identity, rule_of
 from paylab.core.tokens import Caller
 from paylab.errors import PaylabError, PermissionDenied, Unauthenticated
 from paylab.nodes import wire
@@ -24,6 +24,8 @@ CLOCK_DIGITS_MAX = 18
 CALL_KEY = "paylab-call"
 # Names the bank whose servers a call is for.
 BANK_KEY = "paylab-bank"
+# Names the account that a call is about, for balancers that send the same to the same server.
+ACCOUNT_KEY = "paylab-account"
 # Set by a balancer, which vouches for whoever called it.
 CALLER_KEY = "paylab-caller"
 # A call without a deadline would wait for ever for a node that hangs.
@@ -150,7 +152,10 @@ class CallInterceptor(AroundInterceptor):
         }
         payments = wire.payments_of(request)
         recorder.record(Kind.RECEIVED, payments=payments, detail=request, **about)
-        recorder.in_flight += 1
+        rule = rule_of(method)
+        # Who watches for hours keeps nobody busy.
+        load = int(rule is None or not rule.streaming)
+        recorder.in_flight += load
         kind: Kind = Kind.REFUSED
         detail: Any = "cancelled"
         try:
@@ -168,7 +173,7 @@ class CallInterceptor(AroundInterceptor):
                 self._host.failures.append(error)
             raise
         finally:
-            recorder.in_flight -= 1
+            recorder.in_flight -= load
             recorder.record(kind, payments=payments, detail=detail, **about)
             if kind is Kind.ANSWERED:
                 trailing = context.trailing_metadata() or ()

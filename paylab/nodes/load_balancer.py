@@ -4,24 +4,45 @@ The server behind sees the balancer's certificate, so the balancer applies the s
 own caller and vouches for it in metadata.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from paylab.core.authorization import RULES, Identity, Role
-from paylab.core.balancing import Call, Endpoint, Policy
+from paylab.core.authorization import RULES, Identity, Role, group_of
+from paylab.core.balancing import Endpoint
+from paylab.core.health import Health, Limits
 from paylab.errors import PermissionDenied
 from paylab.nodes.host import Host
-from paylab.nodes.interceptors import BANK_KEY, CALL_KEY, CALLER_KEY, LAMPORT_KEY, current_peer, metadata_of
+from paylab.nodes.interceptors import (
+    ACCOUNT_KEY,
+    BANK_KEY,
+    CALL_KEY,
+    CALLER_KEY,
+    LAMPORT_KEY,
+    current_peer,
+    metadata_of,
+)
 from paylab.nodes.node import Node
+from paylab.nodes.server_pool import Errand, NoServer, ServerPool
 from paylab.pb import load_balancer_pb2 as pb
 from paylab.pb import load_balancer_pb2_grpc as pb_grpc
 
 # Metadata that is this hop's own business.
 HOP_KEYS = frozenset({CALLER_KEY, LAMPORT_KEY, CALL_KEY, "user-agent"})
-# How long a server whose connection failed is left alone before it is tried again.
-SUSPECT_S = 1.0
+# A broken health check is tried again after this part of the server's lease, and a silent one opened anew
+# after so many leases, in case what it said got lost.
+CHECK_AGAIN_AFTER = 0.1
+CHECK_ANEW_AFTER = 10
+# Whoever watches the list hears of changes at most so often.
+WATCH_EVERY_S = 0.05
+HEALTH_TO_PB = {
+    Health.SERVING: pb.HEALTH_SERVING,
+    Health.NOT_SERVING: pb.HEALTH_NOT_SERVING,
+    Health.UNREACHABLE: pb.HEALTH_UNREACHABLE,
+}
 
 
 class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
@@ -29,30 +50,34 @@ class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
 
     role = Role.BALANCER
 
-    def __init__(self, host: Host, *, serves: Role, group: str | None = None) -> None:
+    def __init__(
+        self, host: Host, *, serves: Role, group: str | None = None, limits: Limits | None = None
+    ) -> None:
         """Every group gets a policy of its own."""
         super().__init__(host)
+        self.pool = ServerPool(host, limits=limits)
         self._serves = serves
         self._group = group
-        self._policies: dict[str, Policy] = {}
-        self._endpoints: dict[str, Endpoint] = {}
-        self._proxy = _Proxy(self)
+        self._checked: set[str] = set()
+        # Done, and replaced, when the list of servers has changed.
+        self._news: asyncio.Future[None] | None = None
+        self.pool.changed = self._tell
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve LoadBalancer, and forward whatever else arrives."""
         pb_grpc.add_LoadBalancerServicer_to_server(self, server)
-        server.add_generic_rpc_handlers((self._proxy,))
+        server.add_generic_rpc_handlers((_Proxy(self.host, self.pool, group=self._group),))
         return ["paylab.v1.LoadBalancer"]
 
-    # LoadBalancer -------------------------------------------------------------------------------
+    # Servers make themselves known ----------------------------------------------------------------
 
     async def Register(self, request: pb.RegisterServerRequest, context: Any) -> pb.RegisterServerResponse:
-        """Enter a server. Raises PermissionDenied unless its certificate bears that name and our role."""
+        """Enter a server. Raises PermissionDenied unless its certificate bears that name, group and role."""
         peer = current_peer()
-        if peer.role is not self._serves or not self.speaks_for(peer, request.server):
-            raise PermissionDenied("ROLE", f"{peer} may not register {request.server} here")
-        until_s = self.host.now() + request.lease_s
-        self._endpoints[request.server] = Endpoint(request.server, request.group, until_s, request.lease_s)
+        server, group = request.server, request.group
+        if peer.role is not self._serves or not self.speaks_for(peer, server) or group_of(server) != group:
+            raise PermissionDenied("ROLE", f"{peer} may not register {server} for {group!r} here")
+        self._check(self.pool.enter(server, group, lease_s=request.lease_s, weight=request.weight or 1))
         return pb.RegisterServerResponse()
 
     def speaks_for(self, peer: Identity, server: str) -> bool:
@@ -61,62 +86,90 @@ class LoadBalancer(Node, pb_grpc.LoadBalancerServicer):
 
     async def ReportLoad(self, request: pb.ReportLoadRequest, context: Any) -> pb.ReportLoadResponse:
         """Note a server's load and renew its lease."""
-        endpoint = self._endpoints.get(request.server)
+        endpoint = self.pool.endpoints.get(request.server)
         if endpoint is None or current_peer().node != request.server:
             return pb.ReportLoadResponse(known=False)
-        endpoint.reported_load = request.in_flight
-        endpoint.lease_until_s = self.host.now() + endpoint.lease_s
+        self.pool.renew(endpoint, load=request.in_flight)
+        self._check(endpoint)
         return pb.ReportLoadResponse(known=True)
+
+    def _check(self, endpoint: Endpoint) -> None:
+        if endpoint.server not in self._checked:
+            self._checked.add(endpoint.server)
+            self.host.spawn(self._check_health(endpoint), daemon=True)
+
+    async def _check_health(self, endpoint: Endpoint) -> None:
+        """Watch a server's health for as long as its lease runs."""
+        while endpoint.leased(self.host.now()):
+            stub: Any = health_pb2_grpc.HealthStub(self.host.channel(endpoint.server))
+            try:
+                watch = stub.Watch(
+                    health_pb2.HealthCheckRequest(), timeout=CHECK_ANEW_AFTER * endpoint.lease_s
+                )
+                async for update in watch:
+                    serving = update.status == health_pb2.HealthCheckResponse.SERVING
+                    self.pool.say(endpoint, Health.SERVING if serving else Health.NOT_SERVING)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self.pool.say(endpoint, Health.UNREACHABLE)
+            await self.host.sleep(CHECK_AGAIN_AFTER * endpoint.lease_s)
+        self._checked.discard(endpoint.server)
+
+    # The list -----------------------------------------------------------------------------------
 
     async def ListServers(self, request: pb.ListServersRequest, context: Any) -> pb.ListServersResponse:
         """Say what is believed about each server."""
-        now = self.host.now()
-        servers = [
-            pb.ServerInfo(
-                server=endpoint.server,
-                group=endpoint.group,
-                reported_load=endpoint.reported_load,
-                in_flight=endpoint.in_flight,
-                forwarded=endpoint.forwarded,
-                eligible=endpoint.eligible(now),
-                lease_left_s=endpoint.lease_until_s - now,
-            )
-            for endpoint in sorted(self._endpoints.values(), key=lambda e: (e.group, e.server))
-            if request.group in ("", endpoint.group)
-        ]
-        return pb.ListServersResponse(servers=servers)
+        return self._listed(request.group)
 
-    # Picking ------------------------------------------------------------------------------------
+    async def WatchServers(
+        self, request: pb.ListServersRequest, context: Any
+    ) -> AsyncIterator[pb.ListServersResponse]:
+        """Say it now, and again whenever something about it has changed."""
+        while True:
+            if self._news is None:
+                self._news = asyncio.get_running_loop().create_future()
+            news = self._news
+            yield self._listed(request.group)
+            await asyncio.shield(news)
+            await self.host.sleep(WATCH_EVERY_S)
 
-    def group_of(self, metadata: dict[str, str]) -> str:
-        """Whose servers a call is for."""
-        return self._group if self._group is not None else metadata.get(BANK_KEY, "")
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set_result(None)
+            self._news = None
 
-    def pick(self, group: str, *, but: set[str]) -> Endpoint | None:
-        """The server for the next call, none of those in `but`; None when there is none."""
-        now = self.host.now()
-        offered = [
-            endpoint
-            for _, endpoint in sorted(self._endpoints.items())
-            if endpoint.group == group and endpoint.server not in but and endpoint.eligible(now)
-        ]
-        if not offered:
-            return None
-        policy = self._policies.get(group)
-        if policy is None:
-            policy = self._policies[group] = self.host.decisions.balancer_policy()
-        return policy.pick(offered, Call(self.host.rng, now))
+    def _listed(self, group: str) -> pb.ListServersResponse:
+        chosen = [e for e in self.pool.endpoints.values() if group in ("", e.group)]
+        return pb.ListServersResponse(
+            servers=[self._info(e) for e in sorted(chosen, key=lambda e: (e.group, e.server))],
+            waiting=sum(self.pool.waiting(name) for name in sorted({e.group for e in chosen})),
+        )
 
-    def suspect(self, endpoint: Endpoint) -> None:
-        """Leave a server alone for a while."""
-        endpoint.suspect_until_s = self.host.now() + SUSPECT_S
+    def _info(self, endpoint: Endpoint) -> pb.ServerInfo:
+        now, outliers = self.host.now(), self.pool.detector(endpoint.group)
+        return pb.ServerInfo(
+            server=endpoint.server,
+            group=endpoint.group,
+            reported_load=endpoint.reported_load,
+            in_flight=endpoint.in_flight,
+            forwarded=endpoint.forwarded,
+            eligible=self.pool.eligible(endpoint, now),
+            lease_left_s=endpoint.lease_until_s - now,
+            weight=endpoint.weight,
+            latency_s=endpoint.latency_s,
+            health=HEALTH_TO_PB[self.pool.health[endpoint.server]],
+            ejections=outliers.ejections(endpoint.server),
+            ejected_for_s=outliers.ejected_for_s(endpoint.server, now=now),
+        )
 
 
 class _Proxy(grpc.GenericRpcHandler):
     """Forwards every method that nobody else serves; it knows no message."""
 
-    def __init__(self, balancer: LoadBalancer) -> None:
-        self._balancer = balancer
+    def __init__(self, host: Host, pool: ServerPool, *, group: str | None) -> None:
+        self._host = host
+        self._pool = pool
+        self._group = group
         self._handlers: dict[str, Any] = {}
         self._calls: dict[tuple[str, str], tuple[grpc.aio.Channel, Any]] = {}
 
@@ -133,12 +186,8 @@ class _Proxy(grpc.GenericRpcHandler):
     def _handler(self, method: str) -> Any:
         if RULES[method].streaming:
 
-            async def stream(request: bytes, context: Any) -> Any:
-                endpoint = await self._pick(context, but=set())
-                channel = self._balancer.host.channel(endpoint.server)
-                open_stream: Any = channel.unary_stream(method)
-                call = open_stream(request, metadata=_onward(context))
-                async for response in call:
+            async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+                async for response in self._stream(method, request, context):
                     yield response
 
             return grpc.unary_stream_rpc_method_handler(stream)
@@ -149,38 +198,46 @@ class _Proxy(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(unary)
 
     async def _forward(self, method: str, request: bytes, context: Any) -> bytes:
-        tried: set[str] = set()
-        metadata = _onward(context)
-        while True:
-            endpoint = await self._pick(context, but=tried)
-            tried.add(endpoint.server)
-            endpoint.in_flight += 1
-            endpoint.forwarded += 1
-            call = self._call(endpoint.server, method)(request, metadata=metadata)
-            try:
-                response: bytes = await call
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    self._balancer.suspect(endpoint)
-                    if RULES[method].repeatable:
-                        continue  # it may have been done already, and doing it again is harmless
-                await context.abort(error.code(), error.details(), tuple(error.trailing_metadata() or ()))
-            else:
-                context.set_trailing_metadata(tuple(await call.trailing_metadata()))
-                return response
-            finally:
-                endpoint.in_flight -= 1
+        about, metadata = metadata_of(context), _onward(context)
+        errand = Errand(
+            method,
+            self._group_of(about),
+            about.get(ACCOUNT_KEY, ""),
+            RULES[method].repeatable,
+            lambda server: self._method(server, method)(request, metadata=metadata),
+        )
+        try:
+            response, call = await self._pool.run(errand)
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details(), tuple(error.trailing_metadata() or ()))
+            raise AssertionError from error  # abort has raised
+        except NoServer as nobody:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(nobody))
+        context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+        answer: bytes = response
+        return answer
 
-    async def _pick(self, context: Any, *, but: set[str]) -> Endpoint:
-        group = self._balancer.group_of(metadata_of(context))
-        endpoint = self._balancer.pick(group, but=but)
-        if endpoint is None:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"no server of {group!r} is up")
-        assert endpoint is not None
-        return endpoint
+    async def _stream(self, method: str, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        """Hand a stream on as it comes; whoever has heard its beginning hears no other server's."""
+        about = metadata_of(context)
+        try:
+            endpoint = await self._pool.take(self._group_of(about), key=about.get(ACCOUNT_KEY, ""))
+            with self._pool.counted(endpoint):
+                open_stream: Any = self._host.channel(endpoint.server).unary_stream(method)
+                call = open_stream(request, metadata=_onward(context))
+                async for response in call:
+                    yield response
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details(), tuple(error.trailing_metadata() or ()))
+        except NoServer as nobody:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(nobody))
+        context.set_trailing_metadata(tuple(await call.trailing_metadata()))
 
-    def _call(self, server: str, method: str) -> Any:
-        channel = self._balancer.host.channel(server)
+    def _group_of(self, metadata: dict[str, str]) -> str:
+        return self._group if self._group is not None else metadata.get(BANK_KEY, "")
+
+    def _method(self, server: str, method: str) -> Any:
+        channel = self._host.channel(server)
         known = self._calls.get((server, method))
         if known is None or known[0] is not channel:
             known = self._calls[server, method] = (channel, channel.unary_unary(method))

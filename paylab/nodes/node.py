@@ -1,7 +1,7 @@
 """What every server node has in common: its life, health and reflection."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -23,6 +23,7 @@ class Node:
         """Touch nothing yet; the world is touched in `start`."""
         self.host = host
         self.health = health.aio.HealthServicer()
+        self._services: list[str] = []
 
     @property
     def name(self) -> str:
@@ -43,16 +44,27 @@ class Node:
         """Recover, then serve."""
         await self.boot()
         server = self.host.server()
-        services = [*self.add_to(server), health.SERVICE_NAME, reflection.SERVICE_NAME]
+        self._services = [*self.add_to(server), health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-        reflection.enable_server_reflection(services, server)
-        for service in services:
-            await self.health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        reflection.enable_server_reflection(self._services, server)
+        await self.serve()
         await server.start()
         await self.run()
 
+    async def serve(self) -> None:
+        """Say that we take calls."""
+        await self._say(health_pb2.HealthCheckResponse.SERVING)
 
-async def keep_registered(host: Host, *, balancer: str, group: str, lease_s: float) -> None:
+    async def drain(self) -> None:
+        """Say that we take no more; whatever arrives all the same is served."""
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def _say(self, status: Any) -> None:
+        for service in ("", *self._services):
+            await self.health.set(service, status)
+
+
+async def keep_registered(host: Host, *, balancer: str, group: str, lease_s: float, weight: int = 1) -> None:
     """Keep a server known to its balancer: register, then report load at a third of the lease."""
     server, registered = host.identity.node, False
     while True:
@@ -63,7 +75,9 @@ async def keep_registered(host: Host, *, balancer: str, group: str, lease_s: flo
                 registered = (await stub.ReportLoad(report, timeout=lease_s / 3)).known
             if not registered:
                 await stub.Register(
-                    load_balancer_pb2.RegisterServerRequest(server=server, group=group, lease_s=lease_s),
+                    load_balancer_pb2.RegisterServerRequest(
+                        server=server, group=group, lease_s=lease_s, weight=weight
+                    ),
                     timeout=lease_s / 3,
                 )
                 registered = True

@@ -24,27 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaylab/v1/load_balancer.proto\x12\tpaylab.v1\"G\n\x15RegisterServerRequest\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0f\n\x07lease_s\x18\x03 \x01(\x01\"\x18\n\x16RegisterServerResponse\"6\n\x11ReportLoadRequest\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\r\"#\n\x12ReportLoadResponse\x12\r\n\x05known\x18\x01 \x01(\x08\"#\n\x12ListServersRequest\x12\r\n\x05group\x18\x01 \x01(\t\"=\n\x13ListServersResponse\x12&\n\x07servers\x18\x01 \x03(\x0b\x32\x15.paylab.v1.ServerInfo\"\x90\x01\n\nServerInfo\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x15\n\rreported_load\x18\x03 \x01(\r\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x11\n\tforwarded\x18\x05 \x01(\x04\x12\x10\n\x08\x65ligible\x18\x06 \x01(\x08\x12\x14\n\x0clease_left_s\x18\x07 \x01(\x01\x32\xf8\x01\n\x0cLoadBalancer\x12O\n\x08Register\x12 .paylab.v1.RegisterServerRequest\x1a!.paylab.v1.RegisterServerResponse\x12I\n\nReportLoad\x12\x1c.paylab.v1.ReportLoadRequest\x1a\x1d.paylab.v1.ReportLoadResponse\x12L\n\x0bListServers\x12\x1d.paylab.v1.ListServersRequest\x1a\x1e.paylab.v1.ListServersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaylab/v1/load_balancer.proto\x12\tpaylab.v1\"W\n\x15RegisterServerRequest\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0f\n\x07lease_s\x18\x03 \x01(\x01\x12\x0e\n\x06weight\x18\x04 \x01(\r\"\x18\n\x16RegisterServerResponse\"6\n\x11ReportLoadRequest\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\r\"#\n\x12ReportLoadResponse\x12\r\n\x05known\x18\x01 \x01(\x08\"#\n\x12ListServersRequest\x12\r\n\x05group\x18\x01 \x01(\t\"N\n\x13ListServersResponse\x12&\n\x07servers\x18\x01 \x03(\x0b\x32\x15.paylab.v1.ServerInfo\x12\x0f\n\x07waiting\x18\x02 \x01(\r\"\x86\x02\n\nServerInfo\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x15\n\rreported_load\x18\x03 \x01(\r\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x11\n\tforwarded\x18\x05 \x01(\x04\x12\x10\n\x08\x65ligible\x18\x06 \x01(\x08\x12\x14\n\x0clease_left_s\x18\x07 \x01(\x01\x12\x0e\n\x06weight\x18\x08 \x01(\r\x12\x11\n\tlatency_s\x18\t \x01(\x01\x12\'\n\x06health\x18\n \x01(\x0e\x32\x17.paylab.v1.ServerHealth\x12\x11\n\tejections\x18\x0b \x01(\r\x12\x15\n\rejected_for_s\x18\x0c \x01(\x01*f\n\x0cServerHealth\x12\x12\n\x0eHEALTH_UNKNOWN\x10\x00\x12\x12\n\x0eHEALTH_SERVING\x10\x01\x12\x16\n\x12HEALTH_NOT_SERVING\x10\x02\x12\x16\n\x12HEALTH_UNREACHABLE\x10\x03\x32\xc9\x02\n\x0cLoadBalancer\x12O\n\x08Register\x12 .paylab.v1.RegisterServerRequest\x1a!.paylab.v1.RegisterServerResponse\x12I\n\nReportLoad\x12\x1c.paylab.v1.ReportLoadRequest\x1a\x1d.paylab.v1.ReportLoadResponse\x12L\n\x0bListServers\x12\x1d.paylab.v1.ListServersRequest\x1a\x1e.paylab.v1.ListServersResponse\x12O\n\x0cWatchServers\x12\x1d.paylab.v1.ListServersRequest\x1a\x1e.paylab.v1.ListServersResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paylab.pb.load_balancer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SERVERHEALTH']._serialized_start=634
+  _globals['_SERVERHEALTH']._serialized_end=736
   _globals['_REGISTERSERVERREQUEST']._serialized_start=44
-  _globals['_REGISTERSERVERREQUEST']._serialized_end=115
-  _globals['_REGISTERSERVERRESPONSE']._serialized_start=117
-  _globals['_REGISTERSERVERRESPONSE']._serialized_end=141
-  _globals['_REPORTLOADREQUEST']._serialized_start=143
-  _globals['_REPORTLOADREQUEST']._serialized_end=197
-  _globals['_REPORTLOADRESPONSE']._serialized_start=199
-  _globals['_REPORTLOADRESPONSE']._serialized_end=234
-  _globals['_LISTSERVERSREQUEST']._serialized_start=236
-  _globals['_LISTSERVERSREQUEST']._serialized_end=271
-  _globals['_LISTSERVERSRESPONSE']._serialized_start=273
-  _globals['_LISTSERVERSRESPONSE']._serialized_end=334
-  _globals['_SERVERINFO']._serialized_start=337
-  _globals['_SERVERINFO']._serialized_end=481
-  _globals['_LOADBALANCER']._serialized_start=484
-  _globals['_LOADBALANCER']._serialized_end=732
+  _globals['_REGISTERSERVERREQUEST']._serialized_end=131
+  _globals['_REGISTERSERVERRESPONSE']._serialized_start=133
+  _globals['_REGISTERSERVERRESPONSE']._serialized_end=157
+  _globals['_REPORTLOADREQUEST']._serialized_start=159
+  _globals['_REPORTLOADREQUEST']._serialized_end=213
+  _globals['_REPORTLOADRESPONSE']._serialized_start=215
+  _globals['_REPORTLOADRESPONSE']._serialized_end=250
+  _globals['_LISTSERVERSREQUEST']._serialized_start=252
+  _globals['_LISTSERVERSREQUEST']._serialized_end=287
+  _globals['_LISTSERVERSRESPONSE']._serialized_start=289
+  _globals['_LISTSERVERSRESPONSE']._serialized_end=367
+  _globals['_SERVERINFO']._serialized_start=370
+  _globals['_SERVERINFO']._serialized_end=632
+  _globals['_LOADBALANCER']._serialized_start=739
+  _globals['_LOADBALANCER']._serialized_end=1068
 # @@protoc_insertion_point(module_scope)

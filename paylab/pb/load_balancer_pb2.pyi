@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ServerHealth:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ServerHealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServerHealth.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEALTH_UNKNOWN: _ServerHealth.ValueType  # 0
+    """Nobody has said."""
+    HEALTH_SERVING: _ServerHealth.ValueType  # 1
+    """It takes calls."""
+    HEALTH_NOT_SERVING: _ServerHealth.ValueType  # 2
+    """It finishes what it has and takes no more."""
+    HEALTH_UNREACHABLE: _ServerHealth.ValueType  # 3
+    """Its connection broke, and it has not been heard of since."""
+
+class ServerHealth(_ServerHealth, metaclass=_ServerHealthEnumTypeWrapper):
+    """What a health check says about a server."""
+
+HEALTH_UNKNOWN: ServerHealth.ValueType  # 0
+"""Nobody has said."""
+HEALTH_SERVING: ServerHealth.ValueType  # 1
+"""It takes calls."""
+HEALTH_NOT_SERVING: ServerHealth.ValueType  # 2
+"""It finishes what it has and takes no more."""
+HEALTH_UNREACHABLE: ServerHealth.ValueType  # 3
+"""Its connection broke, and it has not been heard of since."""
+Global___ServerHealth: _TypeAlias = ServerHealth  # noqa: Y015
+
 @_typing.final
 class RegisterServerRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -27,22 +56,26 @@ class RegisterServerRequest(_message.Message):
     SERVER_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     LEASE_S_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     server: _builtins.str
     """The server's node name, for example "alpine-1"."""
     group: _builtins.str
     """What it serves: a bank's name, or "auth"."""
     lease_s: _builtins.float
     """How long the entry lasts without renewal, in seconds."""
+    weight: _builtins.int
+    """How many calls it should get beside a server of weight 1; 0 counts as 1."""
     def __init__(
         self,
         *,
         server: _builtins.str = ...,
         group: _builtins.str = ...,
         lease_s: _builtins.float = ...,
+        weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "lease_s", b"lease_s", "server", b"server"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "lease_s", b"lease_s", "server", b"server", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,6 +165,9 @@ class ListServersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVERS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    waiting: _builtins.int
+    """Calls that wait because all servers of their group are full."""
     @_builtins.property
     def servers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServerInfo]:
         """Sorted by group, then by name."""
@@ -140,10 +176,11 @@ class ListServersResponse(_message.Message):
         self,
         *,
         servers: _abc.Iterable[Global___ServerInfo] | None = ...,
+        waiting: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["servers", b"servers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["servers", b"servers", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +197,11 @@ class ServerInfo(_message.Message):
     FORWARDED_FIELD_NUMBER: _builtins.int
     ELIGIBLE_FIELD_NUMBER: _builtins.int
     LEASE_LEFT_S_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    LATENCY_S_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    EJECTIONS_FIELD_NUMBER: _builtins.int
+    EJECTED_FOR_S_FIELD_NUMBER: _builtins.int
     server: _builtins.str
     """The server's node name."""
     group: _builtins.str
@@ -174,6 +216,16 @@ class ServerInfo(_message.Message):
     """Whether the balancer picks it at the moment."""
     lease_left_s: _builtins.float
     """Seconds until the lease ends; negative when it has ended."""
+    weight: _builtins.int
+    """How many calls it should get beside a server of weight 1."""
+    latency_s: _builtins.float
+    """Peak EWMA of the time it takes to answer, in seconds; 0 when it has not answered yet."""
+    health: Global___ServerHealth.ValueType
+    """What its health check says."""
+    ejections: _builtins.int
+    """How often it was ejected because its calls failed."""
+    ejected_for_s: _builtins.float
+    """For how long it is still ejected, in seconds; 0 when it is not."""
     def __init__(
         self,
         *,
@@ -184,10 +236,15 @@ class ServerInfo(_message.Message):
         forwarded: _builtins.int = ...,
         eligible: _builtins.bool = ...,
         lease_left_s: _builtins.float = ...,
+        weight: _builtins.int = ...,
+        latency_s: _builtins.float = ...,
+        health: Global___ServerHealth.ValueType = ...,
+        ejections: _builtins.int = ...,
+        ejected_for_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible", b"eligible", "forwarded", b"forwarded", "group", b"group", "in_flight", b"in_flight", "lease_left_s", b"lease_left_s", "reported_load", b"reported_load", "server", b"server"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ejected_for_s", b"ejected_for_s", "ejections", b"ejections", "eligible", b"eligible", "forwarded", b"forwarded", "group", b"group", "health", b"health", "in_flight", b"in_flight", "latency_s", b"latency_s", "lease_left_s", b"lease_left_s", "reported_load", b"reported_load", "server", b"server", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

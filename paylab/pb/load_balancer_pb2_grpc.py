@@ -49,6 +49,11 @@ class LoadBalancerStub(object):
                 request_serializer=paylab_dot_v1_dot_load__balancer__pb2.ListServersRequest.SerializeToString,
                 response_deserializer=paylab_dot_v1_dot_load__balancer__pb2.ListServersResponse.FromString,
                 _registered_method=True)
+        self.WatchServers = channel.unary_stream(
+                '/paylab.v1.LoadBalancer/WatchServers',
+                request_serializer=paylab_dot_v1_dot_load__balancer__pb2.ListServersRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_load__balancer__pb2.ListServersResponse.FromString,
+                _registered_method=True)
 
 
 class LoadBalancerServicer(object):
@@ -75,6 +80,13 @@ class LoadBalancerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchServers(self, request, context):
+        """The same now and whenever it changes, for a client that picks for itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LoadBalancerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -90,6 +102,11 @@ def add_LoadBalancerServicer_to_server(servicer, server):
             ),
             'ListServers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListServers,
+                    request_deserializer=paylab_dot_v1_dot_load__balancer__pb2.ListServersRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_load__balancer__pb2.ListServersResponse.SerializeToString,
+            ),
+            'WatchServers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchServers,
                     request_deserializer=paylab_dot_v1_dot_load__balancer__pb2.ListServersRequest.FromString,
                     response_serializer=paylab_dot_v1_dot_load__balancer__pb2.ListServersResponse.SerializeToString,
             ),
@@ -173,6 +190,33 @@ class LoadBalancer(object):
             request,
             target,
             '/paylab.v1.LoadBalancer/ListServers',
+            paylab_dot_v1_dot_load__balancer__pb2.ListServersRequest.SerializeToString,
+            paylab_dot_v1_dot_load__balancer__pb2.ListServersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchServers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/paylab.v1.LoadBalancer/WatchServers',
             paylab_dot_v1_dot_load__balancer__pb2.ListServersRequest.SerializeToString,
             paylab_dot_v1_dot_load__balancer__pb2.ListServersResponse.FromString,
             options,

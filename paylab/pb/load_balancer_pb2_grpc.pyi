@@ -39,6 +39,8 @@ class LoadBalancerStub:
     """Tells the balancer how busy a server is, and renews its lease."""
     ListServers: _grpc.UnaryUnaryMultiCallable[_load_balancer_pb2.ListServersRequest, _load_balancer_pb2.ListServersResponse]
     """The servers that the balancer knows, with what it believes about each."""
+    WatchServers: _grpc.UnaryStreamMultiCallable[_load_balancer_pb2.ListServersRequest, _load_balancer_pb2.ListServersResponse]
+    """The same now and whenever it changes, for a client that picks for itself."""
 
 @_typing.type_check_only
 class LoadBalancerAsyncStub(LoadBalancerStub):
@@ -49,6 +51,8 @@ class LoadBalancerAsyncStub(LoadBalancerStub):
     """Tells the balancer how busy a server is, and renews its lease."""
     ListServers: _aio.UnaryUnaryMultiCallable[_load_balancer_pb2.ListServersRequest, _load_balancer_pb2.ListServersResponse]  # type: ignore[assignment]
     """The servers that the balancer knows, with what it believes about each."""
+    WatchServers: _aio.UnaryStreamMultiCallable[_load_balancer_pb2.ListServersRequest, _load_balancer_pb2.ListServersResponse]  # type: ignore[assignment]
+    """The same now and whenever it changes, for a client that picks for itself."""
 
 class LoadBalancerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -74,5 +78,13 @@ class LoadBalancerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_load_balancer_pb2.ListServersResponse, _abc.Awaitable[_load_balancer_pb2.ListServersResponse]]:
         """The servers that the balancer knows, with what it believes about each."""
+
+    @_abc_1.abstractmethod
+    def WatchServers(
+        self,
+        request: _load_balancer_pb2.ListServersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_load_balancer_pb2.ListServersResponse], _abc.AsyncIterator[_load_balancer_pb2.ListServersResponse]]:
+        """The same now and whenever it changes, for a client that picks for itself."""
 
 def add_LoadBalancerServicer_to_server(servicer: LoadBalancerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -245,12 +245,8 @@ def test_a_key_stays_where_it_is() -> None:
     assert len(set(owners(RingHash(), offered, KEYS).values())) == 3
 
 
-@pytest.mark.parametrize(
-    ("now", "suspect_until_s", "eligible"),
-    [(9.9, 0.0, True), (10.0, 0.0, False), (5.0, 5.1, False), (5.0, 5.0, True)],
-)
-def test_eligible_means_leased_and_not_suspect(now: float, suspect_until_s: float, eligible: bool) -> None:  # noqa: FBT001 - a case of the table
-    """A server counts until its lease ends, and not right after a call to it failed."""
+@pytest.mark.parametrize(("now", "leased"), [(9.9, True), (10.0, False)])
+def test_a_lease_ends(now: float, leased: bool) -> None:  # noqa: FBT001 - a case of the table
+    """At its end it is over."""
     (endpoint,) = endpoints(0)
-    endpoint.suspect_until_s = suspect_until_s
-    assert endpoint.eligible(now) is eligible
+    assert endpoint.leased(now) is leased

@@ -8,11 +8,12 @@ import paylab
 from paylab.lab.clients import LabClient
 from paylab.lab.drawing.stories import Story, tell
 from paylab.nodes.events import Event, Kind
+from paylab.nodes.load_balancer import LoadBalancer
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[paylab.Lab]:
-    with paylab.Lab(name="stories") as running:
+def lab(unwatchful: type[LoadBalancer]) -> Iterator[paylab.Lab]:
+    with paylab.Lab(name="stories", replace={"node.balancer": unwatchful}) as running:
         yield running
 
 

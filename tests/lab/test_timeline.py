@@ -13,6 +13,7 @@ import paylab
 from paylab.lab.checking.history import History
 from paylab.lab.drawing.timeline import Timeline, timeline
 from paylab.nodes.events import Event, Kind, Recorder
+from paylab.nodes.load_balancer import LoadBalancer
 
 SVG = "{http://www.w3.org/2000/svg}"
 SERVICES = ("auth-lb", "bank-lb", "auth-1", "auth-2", "gateway", "coordinator", "logger", "queue")
@@ -49,8 +50,8 @@ WHOLE_CALL = (Kind.SENT, Kind.RECEIVED, Kind.ANSWERED, Kind.RETURNED)
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[paylab.Lab]:
-    with paylab.Lab(name="timelines") as running:
+def lab(unwatchful: type[LoadBalancer]) -> Iterator[paylab.Lab]:
+    with paylab.Lab(name="timelines", replace={"node.balancer": unwatchful}) as running:
         yield running
 
 

@@ -98,18 +98,23 @@ def test_an_unknown_bank_is_unavailable(lab: Lab, dial: Dial) -> None:
     [
         Identity("auth-1", Role.AUTH),  # a server of the other balancer
         Identity("alpine-1", Role.BANK),  # somebody else's name
+        Identity("boreal-7", Role.BANK),  # another bank's server, under its own name
         Identity("mallory", Role.CLIENT),
         OPERATOR,
     ],
 )
 def test_only_the_server_itself_registers(lab: Lab, dial: Dial, identity: Identity) -> None:
-    """Its certificate must bear its name and the role that this balancer serves."""
-    request = pb.RegisterServerRequest(server="alpine-7", group="alpine", lease_s=60)
-    with pytest.raises(grpc.RpcError) as caught:
-        balancer(lab, dial, identity).Register(request, timeout=TIMEOUT_S)
-    error: Any = caught.value
-    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert "alpine-7" not in servers(lab, dial)
+    """Its certificate must bear its name, that of its bank, and the role that this balancer serves."""
+    for server in ("alpine-7", identity.node):
+        request = pb.RegisterServerRequest(server=server, group="alpine", lease_s=60)
+        before = servers(lab, dial).keys()
+        if server == "alpine-1" and identity.role is Role.BANK:
+            continue  # that one may
+        with pytest.raises(grpc.RpcError) as caught:
+            balancer(lab, dial, identity).Register(request, timeout=TIMEOUT_S)
+        error: Any = caught.value
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert servers(lab, dial).keys() == before
 
 
 def test_nobody_reports_for_another(lab: Lab, dial: Dial) -> None:
@@ -124,13 +129,13 @@ def test_a_lease_ends(lab: Lab, dial: Dial, eventually: Eventually) -> None:
     """A server that does not renew it is picked no more, and renewing brings it back."""
     name = f"ghost-{next(NAMES)}"
     stub = balancer(lab, dial, Identity(name, Role.BANK))
-    stub.Register(pb.RegisterServerRequest(server=name, group="ghosts", lease_s=0.3), timeout=TIMEOUT_S)
-    assert servers(lab, dial, "ghosts")[name].lease_left_s <= 0.3
-    eventually(lambda: not servers(lab, dial, "ghosts")[name].eligible)
-    with pytest.raises(grpc.RpcError, match="no server of 'ghosts' is up"):
-        ask(lab, dial, "ghosts")
+    stub.Register(pb.RegisterServerRequest(server=name, group="ghost", lease_s=0.3), timeout=TIMEOUT_S)
+    assert servers(lab, dial, "ghost")[name].lease_left_s <= 0.3
+    eventually(lambda: not servers(lab, dial, "ghost")[name].eligible)
+    with pytest.raises(grpc.RpcError, match="no server of 'ghost' is up"):
+        ask(lab, dial, "ghost")
     assert stub.ReportLoad(pb.ReportLoadRequest(server=name), timeout=TIMEOUT_S).known
-    assert servers(lab, dial, "ghosts")[name].lease_left_s > 0
+    assert servers(lab, dial, "ghost")[name].lease_left_s > 0
 
 
 def test_a_dead_twin_is_stepped_around(lab: Lab, dial: Dial) -> None:

@@ -118,10 +118,10 @@ def bank_writes_the_log(target: Target) -> Attempt:
     return target.ask(stub, "Append", request, node="logger", identity=bank).attempt()
 
 
-@attack(weaken="access.server", status=DENIED, success="calls for alpine-1 go to boreal's server")
+@attack(weaken="access.server", status=DENIED, success="boreal says when alpine-1's lease ends")
 def server_under_anothers_name(target: Target) -> Attempt:
     """A bank's server registers as another bank's: ROLE. A certificate speaks for its own name only."""
-    request = load_balancer_pb2.RegisterServerRequest(server="alpine-1", group="boreal", lease_s=1.0)
+    request = load_balancer_pb2.RegisterServerRequest(server="alpine-1", group="alpine", lease_s=1.0)
     stub, boreal = load_balancer_pb2_grpc.LoadBalancerStub, Identity("boreal-1", Role.BANK)
     return target.ask(stub, "Register", request, node="bank-lb", identity=boreal).attempt()
 

@@ -87,6 +87,7 @@ class Result:
             "quick": self.quick,
             "rows": self.rows,
             "met": self.met,
+            **({"conclusion": self._conclusion()[0]} if self.experiment.conclude else {}),
         }
 
     def manifest(self) -> dict[str, Any]:
@@ -186,7 +187,11 @@ class Result:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
         about = [self.experiment.question, f"Expected: {self.experiment.expectation}"]
-        return "\n".join([*about, "", *lines, "", f"{self.experiment.name}: {self._verdict()}"])
+        verdict = f"{self.experiment.name}: {self._verdict()}"
+        return "\n".join([*about, "", *lines, "", *self._conclusion(), verdict])
+
+    def _conclusion(self) -> list[str]:
+        return [self.experiment.conclude(self.rows)] if self.experiment.conclude else []
 
     __repr__ = __str__
 
@@ -199,7 +204,8 @@ class Result:
         return (
             f"<p><b>{escape(self.experiment.question)}</b><br>Expected: "
             f"{escape(self.experiment.expectation)} <small>{escape(self.experiment.source)}</small></p>"
-            f"<table>{head}{''.join(rows)}</table><p>{escape(self._verdict())}</p>"
+            f"<table>{head}{''.join(rows)}</table>"
+            f"<p>{escape(' '.join([*self._conclusion(), self._verdict()]))}</p>"
         )
 
 

@@ -97,6 +97,28 @@ class Never:
         return interval.measured == 0
 
 
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """A bound that holds: met when the whole interval lies below it."""
+
+    value: float
+
+    def met(self, interval: Interval) -> bool:
+        """Lies below, with all its uncertainty."""
+        return interval.high <= self.value
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """A bound that holds: met when the whole interval lies above it."""
+
+    value: float
+
+    def met(self, interval: Interval) -> bool:
+        """Lies above, with all its uncertainty."""
+        return interval.low >= self.value
+
+
 # What an experiment is ----------------------------------------------------------------------------
 
 
@@ -128,6 +150,8 @@ class Experiment:
     full: Size
     quick: Size
     units: Mapping[str, str] = field(default_factory=dict)
+    # What the rows say in a sentence, for whoever reads the table.
+    conclude: Callable[[Sequence[Mapping[str, Any]]], str] | None = None
 
     def treatments(self) -> Iterator[dict[str, Any]]:
         """Every combination of the grid, in order."""

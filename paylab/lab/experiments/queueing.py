@@ -53,8 +53,9 @@ class Farm:
 
     `service` draws how long the next job takes, in the order of arrival, so that two policies meet the same
     jobs. A server has `workers` that share its queue, and works at its speed, 1 unless `speeds` says other.
-    The policy sees what a balancer sees: endpoints with the number of jobs `in_flight`; chance comes from
-    `rng`.
+    The policy sees what a balancer sees: endpoints with the number of jobs `in_flight` and their latency;
+    chance comes from `rng`, and what a job is about from `key`. With `learn` endpoints learn from latencies,
+    which takes time.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Farm:
         workers: int = 1,
         speeds: Sequence[float] = (),
         rng: Rng | None = None,
+        key: Callable[[], str] = str,
+        learn: bool = False,
     ) -> None:
         """Begin with every server idle."""
         self.endpoints = [
@@ -79,8 +82,9 @@ class Farm:
         self._heap = heap
         self._pick = policy.pick
         self._rng = rng or seeded("farm")
+        self._key = key
         self._service = service
-        self._leave = _leave
+        self._leave = _leave_and_tell if learn else _leave
         # When each worker of a server will be free, the first to be so in front.
         self._free_s = {endpoint.server: [0.0] * workers for endpoint in self.endpoints}
         self._speed = dict(zip(self._free_s, speeds or [1.0] * servers, strict=True))
@@ -88,7 +92,7 @@ class Farm:
     def arrive(self) -> None:
         """Give a job that comes now to the server that the policy picks."""
         heap = self._heap
-        endpoint = self._pick(self.endpoints, Call(self._rng, heap.now_s))
+        endpoint = self._pick(self.endpoints, Call(self._rng, heap.now_s, self._key()))
         endpoint.in_flight += 1
         server, work_s = endpoint.server, self._service()
         free_s, now_s = self._free_s[server], heap.now_s
@@ -96,7 +100,7 @@ class Farm:
         heapreplace(free_s, done_s)
         self.times_s.append(done_s - now_s)
         self.work_s += work_s
-        heap.at(done_s, self._leave, endpoint)
+        heap.at(done_s, self._leave, endpoint, done_s - now_s, done_s)
 
     def forget(self) -> None:
         """Leave out of the measurement what has arrived until now, such as while the queues were filling."""
@@ -104,8 +108,24 @@ class Farm:
         self.work_s = 0.0
 
 
-def _leave(endpoint: Endpoint) -> None:
+def _leave(endpoint: Endpoint, _took_s: float, _now_s: float) -> None:
     endpoint.in_flight -= 1
+
+
+def _leave_and_tell(endpoint: Endpoint, took_s: float, now_s: float) -> None:
+    endpoint.in_flight -= 1
+    endpoint.answered(took_s, now=now_s)
+
+
+def report_loads(heap: EventHeap, endpoints: Sequence[Endpoint], *, every_s: float) -> None:
+    """Let each endpoint report its load every so often, one after the other."""
+
+    def report(endpoint: Endpoint) -> None:
+        endpoint.reported_load = endpoint.in_flight
+        heap.after(every_s, report, endpoint)
+
+    for n, endpoint in enumerate(endpoints):
+        heap.after(every_s * n / len(endpoints), report, endpoint)
 
 
 def poisson(heap: EventHeap, rate_per_s: float, arrive: Callable[[], object], *, rng: Rng) -> None:

@@ -3,7 +3,18 @@
 from paylab.lab.experiments.catalogue.backoff import BACKOFF
 from paylab.lab.experiments.catalogue.balls_in_bins import BALLS_IN_BINS
 from paylab.lab.experiments.catalogue.duplicates import DUPLICATES
+from paylab.lab.experiments.catalogue.ejection import EJECTION
+from paylab.lab.experiments.catalogue.herding import HERDING
 from paylab.lab.experiments.catalogue.supermarket import SUPERMARKET
+from paylab.lab.experiments.catalogue.utilisation import UTILISATION
 from paylab.lab.experiments.experiments import Experiment
 
-EXPERIMENTS: tuple[Experiment, ...] = (SUPERMARKET, BALLS_IN_BINS, BACKOFF, DUPLICATES)
+EXPERIMENTS: tuple[Experiment, ...] = (
+    UTILISATION,
+    SUPERMARKET,
+    BALLS_IN_BINS,
+    HERDING,
+    EJECTION,
+    BACKOFF,
+    DUPLICATES,
+)

@@ -1,0 +1,111 @@
+"""What a hop through the balancer costs, and that picking for oneself costs next to nothing."""
+
+import time
+from collections.abc import Awaitable, Callable
+from statistics import median
+from typing import Any
+
+import grpc
+
+from paylab import Lab
+from paylab.core.authorization import Identity, Role
+from paylab.lab.real_world import RealWorld
+from paylab.nodes.bank_server import BankServer
+from paylab.nodes.interceptors import BANK_KEY
+from paylab.nodes.look_aside import LookAside
+from paylab.nodes.passwords import PasswordCost
+from paylab.pb import bank_pb2, bank_pb2_grpc
+
+# Rounds, and calls of each way in each of them.
+ROUNDS, CALLS = 16, 40
+METADATA = ((BANK_KEY, "alpine"),)
+ANSWER = bank_pb2.Account(account="ann", owner="ann" * 20)
+# In bare calls, and in direct ones. A run may be disturbed; of a few, one must be within both.
+HOP_MAX, LOOK_ASIDE_MAX = 1.6, 1.05
+TRIES = 5
+
+
+class Echo(BankServer):
+    """Answers at once, so that nothing but the way is measured."""
+
+    async def GetAccount(self, request: bank_pb2.GetAccountRequest, context: Any) -> bank_pb2.Account:  # noqa: ARG002, N802 - as the proto has it
+        return ANSWER
+
+
+async def bare_call(world: RealWorld) -> tuple[grpc.aio.Server, Callable[[], Awaitable[Any]]]:
+    """A call of the same payload to a plain gRPC server over mutual TLS, with nothing of paylab around it."""
+    mine = world.credentials(Identity("bare", Role.BANK))
+    pair = [(mine.key_pem, mine.certificate_pem)]
+    answer = ANSWER.SerializeToString()
+
+    async def echo(_request: bytes, _context: Any) -> bytes:
+        return answer
+
+    handler = grpc.method_handlers_generic_handler(
+        "bare", {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+    )
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_secure_port(
+        "127.0.0.1:0",
+        grpc.ssl_server_credentials(pair, root_certificates=mine.ca_pem, require_client_auth=True),
+    )
+    await server.start()
+    channel = grpc.aio.secure_channel(
+        f"127.0.0.1:{port}",
+        grpc.ssl_channel_credentials(mine.ca_pem, mine.key_pem, mine.certificate_pem),
+        (("grpc.ssl_target_name_override", "bare"),),
+    )
+    method: Any = channel.unary_unary("/bare/Echo")
+    request = bank_pb2.GetAccountRequest(account="ann")
+    return server, lambda: method(request.SerializeToString(), metadata=METADATA)
+
+
+async def measured(lab: Lab) -> dict[str, float]:
+    """Medians of the four ways, taken in turn: seconds of processor time a call.
+
+    Everything runs in this process, one call at a time, so on an idle machine that is the time it takes;
+    on a busy one it leaves out what the neighbours do.
+    """
+    assert isinstance(lab.world, RealWorld)
+    host = lab.network.operator
+    server, bare = await bare_call(lab.world)
+    look_aside = LookAside(host, balancer="bank-lb")
+    watching = host.spawn(look_aside.watch(), daemon=True)
+    request = bank_pb2.GetAccountRequest(account="ann")
+
+    def through(channel: Any) -> Callable[[], Awaitable[Any]]:
+        stub: Any = bank_pb2_grpc.BankStub(channel)
+        return lambda: stub.GetAccount(request, metadata=METADATA, timeout=10.0)
+
+    ways = {
+        "bare": bare,
+        "direct": through(host.channel("alpine-1")),
+        "look-aside": through(look_aside),
+        "proxied": through(host.channel("bank-lb")),
+    }
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for n in range(ROUNDS):
+        for name, call in ways.items():
+            began_s = time.process_time()
+            for _ in range(CALLS):
+                await call()
+            if n:  # the first round opens connections
+                took[name].append((time.process_time() - began_s) / CALLS)
+    watching.cancel()
+    await server.stop(None)
+    return {name: median(values) for name, values in took.items()}
+
+
+def test_a_hop_costs_at_most_so_much(cheap: PasswordCost) -> None:
+    """Medians of one run: the hop at most 1.6 bare calls, look-aside at most 5 % more than a direct call."""
+    seen = []
+    with Lab(name="hop", replace={"node.bank": Echo}, bank_servers=1, password_cost=cheap) as lab:
+        for _ in range(TRIES):
+            took = lab.submit(measured(lab)).result(120)
+            hop = (took["proxied"] - took["direct"]) / took["bare"]
+            aside = took["look-aside"] / took["direct"]
+            seen.append((round(hop, 2), round(aside, 3), {k: round(1e6 * v) for k, v in took.items()}))
+            if hop <= HOP_MAX and aside <= LOOK_ASIDE_MAX:
+                return
+    raise AssertionError(seen)
