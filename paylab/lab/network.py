@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,8 @@ class Running:
     """A node, the host or process that it runs on, and how to make it again."""
 
     identity: Identity
-    make: Callable[[Host], Node]
+    # It holds what the node must keep to itself.
+    make: Callable[[Host], Node] = field(repr=False)
     host: Host | NodeProcess
     # What runs on the host; in a process it is out of reach.
     node: Node | None = None

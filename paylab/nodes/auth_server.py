@@ -27,8 +27,8 @@ from paylab.nodes.token_verifier import ALGORITHM
 from paylab.pb import authentication_pb2 as pb
 from paylab.pb import authentication_pb2_grpc as pb_grpc
 
-# How often somebody looks whether the next signing key is due.
-LOOK_EVERY_S = 30.0
+# How often somebody looks whether the next signing key is due; until then the present one goes on.
+LOOK_EVERY_S = 1_800.0
 # Stands for every name that nobody can have.
 NOBODY = "?"
 

@@ -10,8 +10,10 @@ from paylab.core.authorization import (
     Role,
     Rule,
     check_scope,
+    is_username,
     needs_token,
     parse_identity,
+    seen_through,
 )
 from paylab.core.tokens import CUSTOMER_SCOPES, Caller
 from paylab.errors import PermissionDenied, Unauthenticated
@@ -114,3 +116,22 @@ def test_a_token_needs_the_scope(method: str, scopes: set[str]) -> None:
         with pytest.raises(PermissionDenied) as caught:
             check_scope(rule, caller)
         assert caught.value.reason == "SCOPE"
+
+
+@given(ROLES, st.one_of(st.none(), st.text(), st.builds(lambda r: str(Identity("lab", r)), ROLES)))
+def test_only_a_balancer_vouches(role: Role, said: str | None) -> None:
+    """Whatever metadata says, everybody else is who his certificate says; without one he is nobody."""
+    holder = Identity("n", role)
+    expected = parse_identity(said) if role is Role.BALANCER and said is not None else holder
+    assert seen_through(holder, said) == expected
+    assert seen_through(None, said) is None
+
+
+@given(st.text())
+def test_a_username_stays_on_its_line(name: str) -> None:
+    """No name breaks a line, closes a quote or hides what stands behind it."""
+    if is_username(name):
+        assert name.isascii()
+        assert name.isprintable()
+        assert not set(name) & set(" \"'`<>&;,\\")
+        assert 1 <= len(name) <= 64

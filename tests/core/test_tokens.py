@@ -17,6 +17,8 @@ from paylab.core.tokens import (
     access_claims,
     check_account,
     check_claims,
+    check_header,
+    find_key,
 )
 from paylab.errors import PermissionDenied, Unauthenticated
 
@@ -96,3 +98,21 @@ def test_accounts_are_those_of_the_caller() -> None:
         check_account(alice, "alpine/alic")
     assert caught.value.reason == "NOT_OWNER"
     check_account(Caller("runner", (), (), (ORIGINATOR,)), "alpine/alice")
+
+
+@pytest.mark.parametrize(
+    "header", [{}, {"typ": "JWT"}, {"typ": "AT+JWT"}, {"typ": None}, {"typ": ["at+jwt"]}]
+)
+def test_a_token_of_another_kind_is_refused(header: dict[str, Any]) -> None:
+    """Only what says of itself that it is an access token is read as one."""
+    check_header({"typ": "at+jwt", "alg": "whatever"})
+    with pytest.raises(Unauthenticated):
+        check_header(header)
+
+
+@pytest.mark.parametrize("kid", [None, "", "another", "../a", ["a"], {"a": 1}, 7])
+def test_a_key_is_looked_up_and_nothing_else(kid: Any) -> None:
+    """What is no published key id is no key, whatever else the header offers."""
+    assert find_key({"kid": "a"}, {"a": "key a"}) == "key a"
+    assert find_key({"kid": kid, "jwk": {}, "jku": "https://", "x5u": "https://"}, {"a": "key a"}) is None
+    assert find_key({}, {"a": "key a"}) is None

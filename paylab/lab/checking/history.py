@@ -151,7 +151,14 @@ def detail_text(event: Event) -> str:
         return _text(detail)
     if isinstance(detail, bytes):
         return f"{len(detail)} bytes"
-    return str(detail) if detail is not None else ""
+    return on_one_line(str(detail)) if detail is not None else ""
+
+
+def on_one_line(text: str) -> str:
+    """The text with line ends and other control characters written out, so that none forges an entry."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _text(message: Message) -> str:
@@ -173,4 +180,4 @@ def _value(field: Any, value: Any) -> str:
         return f"({_text(value)})"
     if field.enum_type is not None:
         return str(field.enum_type.values_by_number[value].name)
-    return str(value)
+    return on_one_line(str(value))

@@ -17,7 +17,7 @@ from paylab.lab.campaigns.drills import Drill
 Case = int
 HINTS_MAX = 3
 # Chapters that have exercises.
-CHAPTERS = ("08",)
+CHAPTERS = ("02", "08")
 # The seeds of a notebook. A teacher judges with others.
 SEEDS = (1, 2, 3)
 
