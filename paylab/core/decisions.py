@@ -59,6 +59,7 @@ class Decisions:
     gateway_conclude: Callable[..., Any] = payment.conclude
     queue_delay: Callable[..., float] = backoff.full_jitter
     client_delay: Callable[..., float] = backoff.full_jitter
+    client_renew: Callable[..., bool] = tokens.renew_ahead
     balancer_policy: Callable[[], Policy] = RoundRobin
     balancer_eject: Callable[..., Sequence[str]] = health.outliers
     logger_fresh: Callable[[Sequence[str], Collection[str]], list[str]] = fresh_events

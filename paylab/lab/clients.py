@@ -50,6 +50,10 @@ class LabClient:
             payer=self.account, payee=account, money=money, key=key, deadline_s=deadline_s
         )
 
+    def log_out(self) -> None:
+        """End the session: the next call logs in again."""
+        self._client.log_out()
+
     def balance(self) -> Money:
         """What can be spent: posted less held."""
         return self._world.call(self._client.balance(self.account))

@@ -5,6 +5,7 @@ Whatever is not known to have failed is asked again with the same key, never wit
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -55,11 +56,16 @@ class PaymentClient:
         self._password = password
         self._access_token = ""
         self._refresh_token = ""
+        self._expires_at_s = 0.0
         self._renewing = asyncio.Lock()
 
     async def login(self) -> None:
         """Exchange the password for tokens. Raises Unauthenticated, OutcomeUnknown."""
         self._keep(await _errors(self._auth().Login(self._credentials())))
+
+    def log_out(self) -> None:
+        """Forget the tokens; the next call logs in."""
+        self._access_token = self._refresh_token = ""
 
     async def pay(
         self, *, payer: str, payee: str, money: Money, key: str = "", deadline_s: float = 30.0
@@ -119,6 +125,7 @@ class PaymentClient:
             try:
                 await self._logged_in()
                 token = self._access_token
+                self._renew_ahead(token)
                 call = {"timeout": max(0.0, min(left_s, CALL_TIMEOUT_S)), "metadata": self._metadata()}
                 return await _errors(ask(call))
             except Unauthenticated as error:
@@ -146,6 +153,16 @@ class PaymentClient:
             if not self._access_token:
                 await self.login()
 
+    def _renew_ahead(self, token: str) -> None:
+        """Ask for the next token in the background, in good time; the present one serves meanwhile."""
+        due = self._host.decisions.client_renew(now=self._host.now(), expires_at_s=self._expires_at_s)
+        if due and not self._renewing.locked():
+            self._host.spawn(self._try_refresh(token), daemon=True)
+
+    async def _try_refresh(self, token: str) -> None:
+        with suppress(OutcomeUnknown, Overloaded, Unauthenticated):
+            await self._refresh(token)
+
     async def _refresh(self, expired: str) -> None:
         async with self._renewing:
             if self._access_token != expired:
@@ -158,6 +175,7 @@ class PaymentClient:
 
     def _keep(self, tokens: authentication_pb2.TokenResponse) -> None:
         self._access_token, self._refresh_token = tokens.access_token, tokens.refresh_token
+        self._expires_at_s = self._host.now() + tokens.expires_in_s
 
     def _credentials(self) -> authentication_pb2.LoginRequest:
         return authentication_pb2.LoginRequest(username=self.username, password=self._password)

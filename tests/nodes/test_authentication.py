@@ -21,7 +21,6 @@ from paylab.nodes.client import PaymentClient
 from paylab.nodes.passwords import PasswordCost
 from paylab.nodes.signing_keys import unseal
 from paylab.pb import authentication_pb2 as pb
-from paylab.pb import authentication_pb2_grpc as pb_grpc
 
 NAMES = count(1)
 
@@ -139,12 +138,6 @@ def test_guessing_takes_ever_longer_until_an_operator_unlocks(lab: Lab, alice: L
     async def login(name: str, password: str) -> Any:
         return await peer._auth().Login(pb.LoginRequest(username=name, password=password))
 
-    async def unlock() -> None:
-        channel = lab.network.operator.channel("auth-lb")
-        await pb_grpc.AuthenticationStub(channel).Unlock(
-            pb.UnlockRequest(username=alice.name, peer=peer._host.identity.node)
-        )
-
     for name in (alice.name, f"nobody-{alice.name}"):
         for _ in range(BY_USER.free):
             assert isinstance(refused(lab, login(name, "wrong")), Unauthenticated)
@@ -152,7 +145,7 @@ def test_guessing_takes_ever_longer_until_an_operator_unlocks(lab: Lab, alice: L
         assert isinstance(error, Overloaded)
         assert error.reason == "LOCKED_OUT"
         assert 0 < error.pushback_s <= BY_USER.base_s
-    lab.submit(unlock()).result(30)
+    lab.submit(lab.network.unlock(alice.name, peer=alice.name)).result(30)
     assert lab.submit(login(alice.name, peer._password)).result(30).access_token
     audit = [what for (what,) in lab.world.rows("auth", "SELECT what FROM audit ORDER BY seq")]
     assert any(f"user {alice.name} is locked" in what for what in audit)

@@ -1,5 +1,6 @@
 """The experiments that `python -m paylab experiment --list` shows. Each module asks one question."""
 
+from paylab.lab.experiments.catalogue.auth_errors import AUTH_ERRORS
 from paylab.lab.experiments.catalogue.backoff import BACKOFF
 from paylab.lab.experiments.catalogue.balls_in_bins import BALLS_IN_BINS
 from paylab.lab.experiments.catalogue.duplicates import DUPLICATES
@@ -17,4 +18,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     EJECTION,
     BACKOFF,
     DUPLICATES,
+    AUTH_ERRORS,
 )
