@@ -17,7 +17,9 @@ import paylab
 from paylab.__main__ import main
 from paylab.core.balancing import Call, Endpoint, PowerOfChoices
 from paylab.errors import LabError
+from paylab.lab.attacks.weakenings import weakened
 from paylab.lab.experiments import experiments
+from paylab.lab.experiments.catalogue import auth_errors
 from paylab.lab.experiments.catalogue.balls_in_bins import mean_maximum, throw
 from paylab.lab.experiments.catalogue.supermarket import SUPERMARKET, mean_time
 from paylab.lab.experiments.experiment_results import Result
@@ -350,3 +352,23 @@ def test_a_key_prevents_duplicates_on_the_network() -> None:
     extra = {row["key"]: row for row in result.rows if row["measure"] == "extra_charges"}
     assert (extra[True]["measured"], extra[True]["met"], extra[True]["sample"]) == (0, True, 10)
     assert extra[False]["measured"] > 0.3
+
+
+def test_auth_errors_are_gone_with_every_precaution() -> None:
+    """Bare, each trouble turns honest users away; hardened, none. Attackers get in nowhere."""
+    result = quickly("auth-errors", 1, users=4, duration_s=400.0)
+    rates = {(row["trouble"], row["hardened"], row["measure"]): row["measured"] for row in result.rows}
+    assert result.met
+    for trouble in ("clock skew", "key rotation", "server crash"):
+        assert rates[trouble, False, "spurious_rejections"] > 0.02
+        assert rates[trouble, True, "spurious_rejections"] == 0
+        assert rates[trouble, True, "attacks_accepted"] == rates[trouble, False, "attacks_accepted"] == 0
+
+
+def test_auth_errors_notice_a_gateway_that_lets_everybody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nobody is turned away, and the experiment is not met: the two rates stand side by side."""
+    monkeypatch.setattr(auth_errors, "BARE", weakened("token.signature"))
+    result = quickly("auth-errors", 1, trouble="clock skew", hardened=False)
+    accepted = [row for row in result.rows if row["measure"] == "attacks_accepted"]
+    assert accepted[0]["measured"] > 0
+    assert not result.met

@@ -9,7 +9,7 @@ import pytest
 from paylab import Lab
 from paylab.core.key_rotation import TIMES
 from paylab.core.money import Money
-from paylab.core.tokens import ACCESS_LIFETIME_S
+from paylab.core.tokens import ACCESS_LIFETIME_S, RENEW_AHEAD_S
 from paylab.errors import OutcomeUnknown
 from paylab.lab.clients import LabClient
 from paylab.nodes.events import Kind
@@ -19,6 +19,8 @@ from paylab.nodes.token_verifier import FRESH_FOR_S
 ROTATIONS = 20
 CENT = Money(1, "EUR")
 AUTH = ("auth-1", "auth-2")
+# Clients that wait until they are told that a token has expired.
+LATE: dict[str, Any] = {"client.renew": lambda **_: False}
 
 
 def kid_of(client: LabClient) -> str:
@@ -56,7 +58,7 @@ def test_payments_go_on_when_what_is_known_grows_old(cheap: PasswordCost) -> Non
 
 def test_a_token_from_before_a_rotation_works_until_it_expires(cheap: PasswordCost) -> None:
     """Also when its key has long ceased to sign; the next token is of the new key."""
-    with Lab(name="old token", world="simulated", password_cost=cheap, lease_s=60.0) as lab:
+    with Lab(name="old token", world="simulated", password_cost=cheap, lease_s=60.0, replace=LATE) as lab:
         alice = lab.client("alice", bank="alpine", balance="10.00 EUR")
         bob = lab.client("bob", bank="boreal")
         alice.pay(bob, "1.00 EUR")
@@ -85,7 +87,7 @@ def test_keys_rotate_by_themselves(cheap: PasswordCost) -> None:
 
 def test_no_token_is_wrongly_refused_across_twenty_rotations(cheap: PasswordCost) -> None:
     """Under load, tokens are refused for one reason only: that they have expired."""
-    with Lab(name="rotations", world="simulated", password_cost=cheap, lease_s=600.0, seed=20) as lab:
+    with Lab(name="rotations", world="simulated", password_cost=cheap, lease_s=600.0, replace=LATE) as lab:
         bob = lab.client("bob", bank="boreal")
         payers = [lab.client(f"payer-{n}", bank="alpine", balance="1000.00 EUR") for n in range(2)]
         kids: set[str] = set()
@@ -119,3 +121,20 @@ def test_no_token_is_wrongly_refused_across_twenty_rotations(cheap: PasswordCost
     assert len(kids) >= 5
     assert refusals
     assert all(refusal.startswith("TOKEN_EXPIRED") for refusal in refusals)
+
+
+def test_a_client_renews_its_token_in_good_time(cheap: PasswordCost) -> None:
+    """So an outage that begins just before a token ends turns nobody away."""
+    with Lab(name="in time", world="simulated", password_cost=cheap, lease_s=60.0) as lab:
+        alice = lab.client("alice", bank="alpine", balance="10.00 EUR")
+        bob = lab.client("bob", bank="boreal")
+        alice.pay(bob, "1.00 EUR")
+        first = alice._client._access_token
+        lab.advance(ACCESS_LIFETIME_S - RENEW_AHEAD_S + 1)
+        alice.pay(bob, "1.00 EUR")
+        lab.advance(1)
+        assert alice._client._access_token != first
+        for node in AUTH:
+            lab.crash(node)
+        lab.advance(RENEW_AHEAD_S)
+        assert alice.pay(bob, "1.00 EUR").state == "COMMITTED"

@@ -80,7 +80,7 @@ async def _together(*work: Any) -> list[Any]:
 
 async def _use(user: LabClient, until_s: float, rng: Random) -> tuple[int, int]:
     """Ask for something now and then; how often that failed, of how many times."""
-    loop, failed, asked, in_a_row = asyncio.get_running_loop(), 0, 0, 0
+    loop, failed, asked, distrusted = asyncio.get_running_loop(), 0, 0, False
     ends_at_s = loop.time() + until_s
     while True:
         await asyncio.sleep(rng.expovariate(1 / PAUSE_S))
@@ -88,14 +88,16 @@ async def _use(user: LabClient, until_s: float, rng: Random) -> tuple[int, int]:
             return failed, asked
         if rng.random() < NEW_SESSION:
             user.log_out()
+            distrusted = False
         asked += 1
         try:
             await user._client.payments(limit=1, deadline_s=PATIENCE_S)  # noqa: SLF001 - without blocking
-            in_a_row = 0
+            distrusted = False
         except PaylabError:
-            failed, in_a_row = failed + 1, in_a_row + 1
-            if in_a_row > 1:
+            failed += 1
+            if distrusted:
                 user.log_out()  # what a user does who is turned away again
+            distrusted = not distrusted
 
 
 async def _attack(lab: Lab, victim: LabClient, until_s: float) -> tuple[int, int]:
@@ -161,7 +163,7 @@ def expect(parameters: Parameters) -> Mapping[str, Expectation]:
 AUTH_ERRORS = Experiment(
     name="auth-errors",
     question="How often are honest users turned away, and attackers let in, when clocks, keys, servers fail?",
-    expectation="attackers never; honest users never, given two servers, leeway, overlapping keys, early renewal",
+    expectation="attackers never; honest users never, given two servers, leeway, key overlap, early renewal",
     source="leeway: RFC 7519, 4.1.4; zero: J. A. Hanley, A. Lippman-Hand, JAMA 249, 1983",
     grid={"trouble": list(_TROUBLES), "hardened": [False, True]},
     trial=trial,
