@@ -331,13 +331,13 @@ class Network:
 
     async def rotate_keys(self) -> tuple[str, float]:
         """Make the next signing key now; returns its id and when it begins to sign."""
-        stub = authentication_pb2_grpc.AuthenticationStub(self._operator.channel("auth-lb"))
+        stub = authentication_pb2_grpc.AuthenticationStub(self.operator.channel("auth-lb"))
         made = await stub.RotateKeys(authentication_pb2.RotateKeysRequest())
         return made.kid, made.signs_from_s
 
     async def unlock(self, username: str = "", *, peer: str = "") -> None:
         """Let a user or a peer who failed too often try again at once."""
-        stub = authentication_pb2_grpc.AuthenticationStub(self._operator.channel("auth-lb"))
+        stub = authentication_pb2_grpc.AuthenticationStub(self.operator.channel("auth-lb"))
         await stub.Unlock(authentication_pb2.UnlockRequest(username=username, peer=peer))
 
     async def open_accounts(self, bank: str, accounts: Sequence[tuple[str, Money, str]]) -> int:
