@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,6 +96,36 @@ def test_the_command_says_how_it_ended() -> None:
     assert simulate("--seed", 1, "--bug", "no-such-bug")[0] == 2
     assert simulate("--seeds", 2, "--history", "file")[0] == 2
     assert simulate("--payments", 0)[0] == 2
+
+
+def test_seeds_can_be_a_range_of_them() -> None:
+    """So that a campaign goes on where another ended; what names no seed is refused."""
+    status, text = simulate("--seeds", "7:9", "--payments", 2, "--faults", "none", "--workers", 1, "--json")
+    assert (status, json.loads(text)["seeds"]) == (0, 2)
+    for nothing in ("9:9", "-1", "x:3", "3:", "0"):
+        assert simulate("--seeds", nothing)[0] == 2
+
+
+class Impatient(concurrent.futures.Executor):
+    """Somebody presses Ctrl-C while the eighth run is handed out."""
+
+    def __init__(self) -> None:
+        self.handed_out = 0
+
+    def submit(self, fn: Any, /, *arguments: Any, **named: Any) -> concurrent.futures.Future[Any]:
+        self.handed_out += 1
+        if self.handed_out == 8:
+            raise KeyboardInterrupt
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future.set_result(fn(*arguments, **named))
+        return future
+
+
+def test_an_interrupted_campaign_tells_what_it_saw() -> None:
+    """The seeds that were run are counted; the others are not."""
+    found = campaign(range(50), payments=2, faults="none", executor=Impatient(), progress=False)
+    assert found.ok
+    assert 1 <= found.seeds < 8
 
 
 def test_planted_bugs_are_documented() -> None:

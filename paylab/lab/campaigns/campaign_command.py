@@ -11,6 +11,8 @@ from paylab.lab.campaigns.nemesis import INTENSITIES
 
 # Runs need not be longer for a campaign to find more: more seeds find more.
 PAYMENTS_DEFAULT = 50
+# What a shell expects of a command that Ctrl-C ended.
+INTERRUPTED = 130
 
 
 def add_to(commands: Any, command: Callable[[argparse.Namespace], int]) -> None:
@@ -18,7 +20,7 @@ def add_to(commands: Any, command: Callable[[argparse.Namespace], int]) -> None:
     simulate = commands.add_parser("simulate", help="run the network in virtual time under faults, and check")
     which = simulate.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, help="run this one seed (0 unless given)")
-    which.add_argument("--seeds", type=_positive, metavar="N", help="run the seeds 0 to N-1")
+    which.add_argument("--seeds", type=_seeds, metavar="N", help="run the seeds 0 to N-1, or A to B-1 as A:B")
     simulate.add_argument(
         "--payments", type=_positive, default=PAYMENTS_DEFAULT, metavar="N", help="for a seed"
     )
@@ -33,6 +35,16 @@ def add_to(commands: Any, command: Callable[[argparse.Namespace], int]) -> None:
     simulate.add_argument("--out", metavar="DIR", help="write failing runs into folders here")
     simulate.add_argument("--json", action="store_true", help="print one JSON object")
     simulate.set_defaults(command=command)
+
+
+def _seeds(text: str) -> range:
+    first, colon, behind = text.rpartition(":")
+    if colon and not first.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seeds, nor A:B")
+    start = int(first or 0)
+    if not behind.isdecimal() or int(behind) <= start:
+        raise argparse.ArgumentTypeError(f"{text} names no seed: give a number, or A:B with A below B")
+    return range(start, int(behind))
 
 
 def _positive(text: str) -> int:
@@ -89,7 +101,7 @@ def _many(options: argparse.Namespace, replace: Any, say: Callable[[str], None])
     from paylab.lab.campaigns.campaigns import campaign  # noqa: PLC0415
 
     found = campaign(
-        range(options.seeds),
+        options.seeds,
         payments=options.payments,
         faults=options.faults,
         replace=replace,
@@ -99,6 +111,8 @@ def _many(options: argparse.Namespace, replace: Any, say: Callable[[str], None])
         progress=sys.stderr.isatty(),
     )
     say(json.dumps(found.to_json(), indent=2) if options.json else str(found))
+    if found.seeds < len(options.seeds) and not options.stop_at_first:
+        return INTERRUPTED
     if found.failing:
         _tell(options, found.failing[0], replace, say)
     return 0 if found.ok else 1

@@ -96,7 +96,7 @@ def campaign(
     """Run every seed, in `workers` processes or in the `executor` that is given.
 
     `replace` fills slots; it may hold functions and classes of a notebook. Failing runs are written into
-    folders below `out`. Raises LabError for a bad argument.
+    folders below `out`. Interrupted, it tells of the seeds that were run. Raises LabError for a bad argument.
     """
     wanted, began_s = list(seeds), time.perf_counter()
     if not wanted:
@@ -114,6 +114,9 @@ def campaign(
                 bar.update()
                 if not result.ok and stop_at_first:
                     break
+    except KeyboardInterrupt:
+        if not results:
+            raise  # whatever has been run is told, also when somebody does not want to wait for the rest
     finally:
         if mine:
             executor.shutdown(cancel_futures=True)
