@@ -25,6 +25,13 @@ MINUTES_MAX = 75
 TERMS_MAX = 5
 # What must be switched off for an assertion of the chapter to fail: a cell that runs before all others.
 SWITCHES = {
+    # Nobody looks at signatures.
+    "02": (
+        "import paylab.lab.network as network\n"
+        "from paylab.lab.attacks.weakenings import weakened\n"
+        "real = network.filled\n"
+        "network.filled = lambda mine: real({**weakened('token.signature'), **mine})"
+    ),
     "08": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
 }
 

@@ -1,6 +1,7 @@
 """The nodes of one lab: booted, found by name, crashed, restarted. All of it runs on the world's loop."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ from paylab.pb import (
 
 OPERATOR = Identity("lab", Role.OPERATOR)
 BALANCER_OF = {Role.AUTH: "auth-lb", Role.BANK: "bank-lb"}
+# The order in which nodes end.
+ENDS = (Role.GATEWAY, Role.QUEUE, Role.COORDINATOR, Role.BALANCER, Role.BANK, Role.AUTH, Role.LOGGER)
 READY_TIMEOUT_S = 20.0
 LOOK_AGAIN_S = 0.01
 # Accounts in one OpenAccounts call: about 100 kB.
@@ -300,9 +303,11 @@ class Network:
 
     async def stop(self) -> list[BaseException]:
         """Stop every node; return what failed in the background."""
-        hosts = [running.host for running in self.nodes.values() if running.wanted]
-        # Those that call first, then those that are called.
-        for host in [*self._client_hosts.values(), self.operator, *reversed(hosts)]:
+        wanted = [running for running in self.nodes.values() if running.wanted]
+        # Those that call first, then those that are called: a balancer watches its servers until it ends.
+        wanted.sort(key=lambda running: ENDS.index(running.identity.role))
+        hosts = [running.host for running in wanted]
+        for host in [*self._client_hosts.values(), self.operator, *hosts]:
             if isinstance(host, NodeProcess):
                 await host.stop()
             else:
@@ -334,6 +339,12 @@ class Network:
         stub = authentication_pb2_grpc.AuthenticationStub(self.operator.channel("auth-lb"))
         made = await stub.RotateKeys(authentication_pb2.RotateKeysRequest())
         return made.kid, made.signs_from_s
+
+    async def published_keys(self) -> list[str]:
+        """The ids of the keys that verify tokens now."""
+        stub = authentication_pb2_grpc.AuthenticationStub(self.operator.channel("auth-lb"))
+        published = await stub.GetJwks(authentication_pb2.GetJwksRequest())
+        return [str(key["kid"]) for key in json.loads(published.jwks_json)["keys"]]
 
     async def unlock(self, username: str = "", *, peer: str = "") -> None:
         """Let a user or a peer who failed too often try again at once."""
