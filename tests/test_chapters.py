@@ -32,6 +32,7 @@ SWITCHES = {
         "real = network.filled\n"
         "network.filled = lambda mine: real({**weakened('token.signature'), **mine})"
     ),
+    "04": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
     "08": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
 }
 

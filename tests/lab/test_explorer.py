@@ -184,7 +184,9 @@ def test_a_trace_is_a_table_and_a_timeline() -> None:
     """Each step says what happened and who holds what; the timeline grows with the steps."""
     trace = explored(CRASH, "forgotten-decisions").trace
     assert trace is not None
-    assert "gets yes p1/1 from boreal and dies before the Reply" in trace.steps[6].what
+    assert trace.steps[6].what == (
+        "coordinator gets yes p1/1 from boreal; writes COMMIT p1/1, and dies before the Reply"
+    )
     assert trace.steps[6].holds["coordinator"] == "on disk: COMMIT p1/1"
     assert "p1/1 PREPARED" in trace.steps[6].holds["alpine"]
     assert trace.steps[7].on_the_way[-1] == "ABORTED p1/1 → alpine"

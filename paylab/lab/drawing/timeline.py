@@ -243,7 +243,7 @@ def _reply_text(call: Call) -> str:
     return f"{_gist(call.answered.detail)} {lasted}".lstrip()
 
 
-def _gist(message: Any) -> str:
+def _gist(message: Any) -> str:  # noqa: PLR0911 - a case a message
     """What an answer says, in a word; of bytes nothing, as a balancer passes on what was said before."""
     match message:
         case bank_pb2.PrepareResponse() | bank_pb2.InquireResponse():
@@ -254,11 +254,18 @@ def _gist(message: Any) -> str:
                 return ""  # an abort is not acknowledged
             return "ack" if all(ack.ok for ack in message.acks) else "refused"
         case coordinator_pb2.CommitResponse():
-            return coordinator_pb2.Outcome.Name(message.outcome).removeprefix("OUTCOME_")
+            return _outcome(message.outcome)
+        case coordinator_pb2.GetDecisionResponse():
+            outcomes = set(map(_outcome, message.outcomes))
+            return outcomes.pop() if len(outcomes) == 1 else f"{len(message.outcomes)} decisions"
         case payment_gateway_pb2.Receipt():
             return payment_gateway_pb2.PaymentState.Name(message.state)
         case _:
             return ""
+
+
+def _outcome(number: "coordinator_pb2.Outcome.ValueType") -> str:
+    return coordinator_pb2.Outcome.Name(number).removeprefix("OUTCOME_")
 
 
 def _status(event: Event) -> str:

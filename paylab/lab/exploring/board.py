@@ -55,9 +55,9 @@ class Field:
         """The actor's state."""
         return self.states[self.number(packed)]
 
-    def receive(self, packed: int, message: Message) -> list[Any]:
+    def receive(self, packed: int, message: Message, bit: int = 0) -> list[Any]:
         """What comes of a message: first what the actor does, then where it may die meanwhile."""
-        return self.ask(packed, message, lambda state: self.actor.receive(state, message))
+        return self.ask(packed, bit or message, lambda state: self.actor.receive(state, message))
 
     def ask(self, packed: int, about: Any, rule: Callable[[Any], Any]) -> list[Any]:
         """What the actor answers in its state; its rule is asked the first time only."""
@@ -105,6 +105,8 @@ class Board:
         self.bits: dict[Message, int] = {}
         self.replies_to: dict[str, int] = dict.fromkeys(self.fields, 0)
         self._masks: dict[Exchange, int] = {}
+        # By actor and the number of its state.
+        self._ignored: dict[str, dict[int, int]] = {name: {} for name in self.fields}
         self._safe: dict[str, dict[int, int]] = {name: {} for name in names}
         # Told of every message that has got a bit.
         self.new_message: list[Callable[[Message, int], None]] = []
@@ -128,6 +130,7 @@ class Board:
             self.messages.append(message)
             if message.reply:
                 self.replies_to[message.receiver] |= bit
+                self._ignored[message.receiver].clear()
             for exchange in self._masks:
                 if exchange.has(message):
                     self._masks[exchange] |= bit
@@ -152,12 +155,20 @@ class Board:
     def ignored(self, packed: int) -> int:
         """The answers that whoever asked would ignore: its call has ended, so they are not on their way."""
         bits = 0
-        for message, bit in self.bits.items():
-            if message.reply and not isinstance(message.body, Open):
-                own = self.fields[message.receiver]
-                results = own.receive(packed, message)
+        for own in self.fields.values():
+            number = own.number(packed)
+            found = self._ignored[own.actor.name].get(number)
+            bits |= self._ignored_by(own, packed) if found is None else found
+        return bits
+
+    def _ignored_by(self, own: Field, packed: int) -> int:
+        bits = 0
+        for message, bit in self.on_the_way(self.replies_to[own.actor.name]):
+            if not isinstance(message.body, Open):
+                results = own.receive(packed, message, bit)
                 if results and not results[0].acts and results[0].state == own.state(packed):
                     bits |= bit
+        self._ignored[own.actor.name][own.number(packed)] = bits
         return bits
 
     def made_safe(self, packed: int) -> int:

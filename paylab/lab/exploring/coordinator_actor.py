@@ -227,7 +227,7 @@ def _frozen(core: Coordinator) -> tuple[tuple[str, Any], ...]:
 
 def _fixed(value: Any) -> Any:
     if isinstance(value, dict):
-        return tuple(sorted(value.items(), key=str))
+        return tuple(sorted(value.items(), key=lambda item: str(item[0])))
     if isinstance(value, set | frozenset):
         return tuple(sorted(value, key=str))
     return tuple(value) if isinstance(value, list) else value

@@ -25,16 +25,15 @@ def story(move: Move) -> str:
         what += ", and a copy stays on its way"
     if move.fault == "late":
         what += " although all that it waits for is on its way"
-    done = [_act(act) for act in move.acts if not (isinstance(act, Note) and act.kind is Kind.CRASHED)]
-    crashed = any(isinstance(act, Note) and act.kind is Kind.CRASHED for act in move.acts)
-    if move.fault == "crashed" and message is not None:
-        what += f" and dies {move.what}"
-    elif move.fault == "crashed" and move.what != "crashes":
-        what += ", and dies"
-    done = [text for text in done if text]
-    if not done:
-        return what
-    return f"{what}{'; restarted, it' if crashed and move.node == 'coordinator' else ';'} {', '.join(done)}"
+    crash = next(
+        (n for n, act in enumerate(move.acts) if isinstance(act, Note) and act.kind is Kind.CRASHED), None
+    )
+    done = list(filter(None, map(_act, move.acts[:crash])))
+    again = [] if crash is None else list(filter(None, map(_act, move.acts[crash + 1 :])))
+    if move.fault == "crashed" and move.what != "crashes":
+        done.append("and dies" if message is None else f"and dies {move.what}")
+    text = "; ".join(filter(None, (what, ", ".join(done))))
+    return f"{text}; restarted, it {', '.join(again)}" if again else text
 
 
 def _act(act: Note | Message) -> str:

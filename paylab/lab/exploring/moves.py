@@ -145,7 +145,7 @@ class Moves:
         """Every message of these may arrive, arrive and stay, or be lost."""
         own = self._board.fields[name]
         for message, bit in self._board.on_the_way(key):
-            results = own.receive(key, message)
+            results = own.receive(key, message, bit)
             if isinstance(message.body, Open):  # no message: the caller's patience ends, and it asks again
                 yield from self._move(own, key, results[0], "", message=message, bit=bit)
                 continue

@@ -18,7 +18,7 @@ from paylab.lab.exploring.model import (
 from paylab.lab.exploring.moves import Move
 from paylab.nodes import wire
 from paylab.nodes.events import Event, Kind
-from paylab.pb import bank_pb2
+from paylab.pb import bank_pb2, coordinator_pb2
 
 STEP_S = 0.001
 METHODS: dict[type, str] = {
@@ -176,5 +176,7 @@ def _written(message: Message) -> Any:  # noqa: PLR0911 - a case a message
             return wire.commit_to_pb(commit)
         case Answered(answer, epoch):
             return wire.answer_to_pb(answer, epoch=epoch)
+        case Told(_, outcome):
+            return coordinator_pb2.GetDecisionResponse(outcomes=[wire.outcome_to_pb(outcome)])
         case _:
             return str(message)

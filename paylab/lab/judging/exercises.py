@@ -8,18 +8,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from paylab.errors import LabError
-from paylab.lab.campaigns.drills import Drill
+
+if TYPE_CHECKING:  # only drawing needs it
+    from paylab.lab.drawing.timeline import Timeline
 
 # A case is a number (a seed, or which fact); it must fit into JSON.
 Case = int
 HINTS_MAX = 3
 # Chapters that have exercises.
-CHAPTERS = ("02", "08")
+CHAPTERS = ("02", "04", "08")
 # The seeds of a notebook. A teacher judges with others.
 SEEDS = (1, 2, 3)
+
+
+class Scene(Protocol):
+    """What happened in a case, as a picture and in words: a drill, or the way to a state."""
+
+    @property
+    def timeline(self) -> "Timeline":
+        """The space-time diagram."""
+
+    @property
+    def story(self) -> str:
+        """The same in words, a line a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +44,7 @@ class Finding:
     returned: str
     so: str
     passed: bool = field(default=False, kw_only=True)
-    drill: Drill | None = None
+    drill: Scene | None = None
 
 
 # What a check calls: the reader's function, or whatever else was handed in.
@@ -46,7 +60,7 @@ class Check:
     # From the seeds, which a check of unit facts does not need.
     cases: Callable[[Sequence[int]], Sequence[Case]]
     run: Callable[[Solution, Case], Finding]
-    # What a case is called in a report: "seed", or "fact".
+    # What a case is called in a report: "seed", "fact", or "space" for what is explored.
     unit: str = "seed"
     # The solution is asked once, without arguments, before anything runs: so it alone is asked a second time.
     asked_once: bool = False

@@ -19,7 +19,7 @@ CALL_MAX_S = 2.0
 SHOWN_CHARS = 160
 SHOWN_CALLS = 4
 LONG_ID = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{10,}\b")
-UNIT_FACTS = "fact"
+UNIT_FACTS, SEEDS_UNIT = "fact", "seed"
 
 # Conditions weigh nothing, but nothing counts that was reached by breaking one.
 STANDS_ALONE = "stands alone"
@@ -243,8 +243,8 @@ def _answers(trace: str) -> str:
 
 
 def _covered(check: Check, cases: Sequence[Case]) -> str:
-    if check.unit == UNIT_FACTS:
-        return f"{len(cases)} fact{'' if len(cases) == 1 else 's'}"
+    if check.unit != SEEDS_UNIT:
+        return f"{len(cases)} {check.unit}{'' if len(cases) == 1 else 's'}"
     return f"seed{'' if len(cases) == 1 else 's'} {spans(cases)}"
 
 
