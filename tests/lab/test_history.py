@@ -18,6 +18,7 @@ from paylab.lab.checking.event_facts import facts_of
 from paylab.lab.checking.history import TAIL_EVENTS, History, as_dict
 from paylab.lab.checking.history_file import HistoryReader
 from paylab.nodes.events import Event, Kind
+from paylab.pb import authentication_pb2
 from tests.lab import saved_history
 from tests.lab.saved_history import entries
 
@@ -238,3 +239,12 @@ def test_a_write_that_outlives_its_node_is_in_the_history() -> None:
 def test_as_dict_leaves_facts_out_where_there_are_none() -> None:
     """Housekeeping says nothing that is checked."""
     assert "facts" not in as_dict(Event("ada", 1, 1, 0.0, Kind.SENT, method="/x"))
+
+
+def test_what_an_event_says_stays_on_its_line() -> None:
+    """A line end in a user's name, or in an error, is written out and forges no entry."""
+    forged = "eve\nlab unlocked mallory\r\x1b[2J\u2028"
+    for detail in (forged, authentication_pb2.LoginRequest(username=forged)):
+        text = as_dict(Event("auth-1", 1, 1, 0.0, Kind.RECEIVED, detail=detail))["detail"]
+        assert text.isprintable()
+        assert "eve\\nlab unlocked mallory" in text

@@ -1,5 +1,6 @@
 """Who gets in: certificates, tokens and roles, tried by a client that knows nothing of paylab."""
 
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from grpc_status import rpc_status
 
 from paylab import Lab
 from paylab.core.authorization import RULES, Identity, Role, Rule
+from paylab.lab.real_world import RealWorld
 from paylab.nodes.interceptors import BANK_KEY, CALLER_KEY
 from paylab.pb import (
     authentication_pb2,
@@ -247,3 +249,21 @@ def test_a_strange_clock_does_no_harm(lab: Lab, dial: Dial, clock: str) -> None:
         health_pb2.HealthCheckRequest(), metadata=(("paylab-lamport", clock),), timeout=TIMEOUT_S
     )
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_restarted_node_shows_a_new_certificate(lab: Lab) -> None:
+    """The old one may have been about to expire: no node keeps a certificate beyond its restart."""
+    host: Any = lab.network.nodes["logger"].host
+    before = host._credentials.certificate_pem
+    lab.crash("logger")
+    lab.restart("logger")
+    renewed: Any = lab.network.nodes["logger"].host
+    assert renewed._credentials.certificate_pem != before
+    assert served_certificate(lab, "logger") in renewed._credentials.certificate_pem.decode()
+
+
+def served_certificate(lab: Lab, node: str) -> str:
+    """What a node shows to whoever connects, read by Python's own TLS."""
+    assert isinstance(lab.world, RealWorld)
+    host, _, port = lab.world.address(node).rpartition(":")
+    return ssl.get_server_certificate((host, int(port))).strip()

@@ -1,4 +1,4 @@
-"""What verifying costs the gateway, and how often it asks: keys and revocations are kept, not fetched anew."""
+"""What verifying costs the gateway, and how often it asks: what it knows is kept, not fetched anew."""
 
 import asyncio
 import statistics
