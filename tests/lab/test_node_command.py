@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def config(tmp_path: Path) -> NodeConfig:
 def start(config: NodeConfig, tmp_path: Path) -> Iterator[Start]:
     """Start it and read the line that it prints."""
     started: list[subprocess.Popen[str]] = []
-    path = config.write(tmp_path / "alpine-1")
+    path = replace(config, ends_with_stdin=True).write(tmp_path / "alpine-1")
 
     def begin() -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "paylab", "node", "bank", "--config", str(path)]
@@ -59,8 +60,8 @@ def start(config: NodeConfig, tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:
+            process.kill()
 
 
 def dialled(config: NodeConfig) -> grpc.Channel:
@@ -101,14 +102,24 @@ def test_it_drains_at_sigterm_and_is_quiet_at_sigint(
             assert not call.done()
             locker.execute("COMMIT")
         assert call.result().opened == 1
-    assert process.communicate(timeout=30) == ("", "")
-    assert process.returncode == 0
+    assert process.wait(timeout=30) == 0
+    assert process.communicate() == ("", "")
     again = start()
     assert again.stdout is not None
     assert "serves" in again.stdout.readline()
     again.send_signal(signal.SIGINT)
-    assert again.communicate(timeout=30) == ("", "")
-    assert again.returncode == 130
+    assert again.wait(timeout=30) == 130
+    assert again.communicate() == ("", "")
+
+
+def test_it_does_not_outlive_the_lab_that_started_it(start: Start) -> None:
+    """When whoever holds its standard input is gone, it ends in order."""
+    process = start()
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert "serves" in process.stdout.readline()
+    process.stdin.close()
+    assert process.wait(timeout=30) == 0
 
 
 def test_secrets_are_for_their_owner_only(config: NodeConfig, tmp_path: Path) -> None:

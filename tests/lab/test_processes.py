@@ -3,23 +3,28 @@
 This is process death, not power loss: what a process has handed to the operating system survives it.
 """
 
+import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from typing import Any
 
 import pytest
 
 from paylab import Lab, Receipt
 from paylab.core.coordinator import Timing
-from paylab.errors import LabError
+from paylab.errors import LabError, OutcomeUnknown
 from paylab.lab.clients import LabClient
 from paylab.lab.loop import LabFuture
 from paylab.lab.processes.death import Death
 from paylab.nodes.coordinator import CoordinatorNode
+from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.offline_queue import OfflineQueue, RetrySchedule
 from paylab.nodes.passwords import PasswordCost
+from paylab.nodes.transaction_logger import TransactionLogger
 
 Eventually = Callable[..., None]
 
@@ -30,7 +35,12 @@ PATIENCE_S = 110.0
 IN_DOUBT_MAX_S = 10.0
 NAMES = count(1)
 # Every forced write of a coordinator and of a bank, and what makes it happen.
-COORDINATOR_WRITES = (("EPOCH", ""), ("COMMIT", "across"), ("SAVED", "across"))
+COORDINATOR_WRITES = (
+    ("EPOCH", ""),
+    ("COMMIT", "across"),
+    ("SAVED", "across"),
+    ("RESOLVED", "operator"),  # the audit of what an operator decides
+)
 BANK_WRITES = (
     ("PREPARED", "across"),
     ("COMMITTED", "across"),
@@ -130,6 +140,17 @@ def provoke(payers: Payers, how: str, lab: Lab, eventually: Eventually) -> None:
             asked = inquiries(lab)
             payers.pay(alice, payers.shop)
             eventually(lambda: inquiries(lab) > asked, "the coordinator does not ask")
+        case "operator":
+            lab.crash("alpine-1")
+            provoke(payers, "unknown", lab, eventually)
+            with pytest.raises(OutcomeUnknown):
+                lab.operator.resolve(asking(lab), "ABORTED")
+            lab.restart("alpine-1")
+
+
+def asking(lab: Lab) -> str:
+    """The payment whose only bank does not answer."""
+    return next(entry.payment for entry in lab.operator.in_doubt() if entry.phase == "ASKING")
 
 
 def inquiries(lab: Lab) -> int:
@@ -156,11 +177,31 @@ def kill_itself(
 def test_each_kills_itself_at_each_of_its_forced_writes(lab: Lab, eventually: Eventually) -> None:
     """Right before and right after every kind of forced write, one after the other; then all is well."""
     payers = Payers(lab, 2)
-    kill_itself(lab, payers, "coordinator", COORDINATOR_WRITES, eventually)
     lab.crash("alpine-2")  # whatever is asked of alpine, alpine-1 must write
+    kill_itself(lab, payers, "coordinator", COORDINATOR_WRITES, eventually)
     kill_itself(lab, payers, "alpine-1", BANK_WRITES, eventually)
     lab.restart("alpine-2")
     payers.ended(eventually)
+
+
+def test_these_are_all_forced_writes(cheap: PasswordCost, eventually: Eventually) -> None:
+    """What coordinator and banks record as forced in every kind of course is what they are killed at."""
+    replace = {"node.coordinator": HastyCoordinator, "node.queue": HastyQueue}
+    with Lab(name="writes", world="simulated", bank_servers=1, replace=replace, password_cost=cheap) as lab:
+        payers = Payers(lab, 2)
+        for how in ("across", "inside", "too much"):
+            provoke(payers, how, lab, eventually)
+            assert lab.settle()
+        lab.crash("alpine-1")
+        provoke(payers, "unknown", lab, eventually)
+        lab.operator.resolve(asking(lab), "ABORTED")
+        provoke(payers, "unknown", lab, eventually)
+        lab.restart("alpine-1")
+        payers.ended(eventually)
+        forced = [event for event in lab.history if event.kind is Kind.FORCED_WRITE]
+        words = {(event.node.partition("-")[0], str(event.detail).partition(" ")[0]) for event in forced}
+    assert {word for node, word in words if node == "coordinator"} == {word for word, _ in COORDINATOR_WRITES}
+    assert {word for node, word in words if node == "alpine"} == {word for word, _ in BANK_WRITES}
 
 
 def test_an_account_of_a_process_pays_exactly_what_it_affords(lab: Lab) -> None:
@@ -200,3 +241,24 @@ def test_what_a_lab_cannot_do_with_processes_is_refused(lab: Lab) -> None:
         lab.restart("logger", death=Death("before", "EPOCH"))
     lab.restart("logger")
     assert "processes keep none" in str(lab.check())
+
+
+class Unbootable(TransactionLogger):
+    """Cannot read its disk."""
+
+    async def boot(self) -> None:
+        raise ValueError("the disk is full of water")
+
+
+def test_a_process_that_fails_says_why(cheap: PasswordCost) -> None:
+    """At boot, and later when the lab is closed: with its last words, and nothing is left running."""
+    small: Any = {"bank_servers": 1, "auth_servers": 1, "password_cost": cheap, "processes": ["logger"]}
+    with pytest.raises(LabError, match=r"NODE_FAILED: logger ended with status 1: .*full of water"):
+        Lab(name="failing", replace={"node.logger": Unbootable}, **small)
+    lab = Lab(name="failing", **small)
+    process: Any = lab.network.nodes["logger"].host
+    os.kill(process.pid, signal.SIGKILL)  # not the lab's doing
+    process.wait()
+    assert not lab.is_up("logger")
+    with pytest.raises(LabError, match="BROKEN: LabError: NODE_FAILED: logger ended with status -9"):
+        lab.close()

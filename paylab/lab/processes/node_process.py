@@ -108,6 +108,18 @@ class NodeProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        """The operating system's number for it. Raises LabError NOT_STARTED."""
+        if self._process is None:
+            raise LabError("NOT_STARTED", f"{self.identity.node} has no process yet")
+        return self._process.pid
+
+    def wait(self) -> None:
+        """Wait until it has ended. Raises subprocess.TimeoutExpired."""
+        if self._process is not None:
+            self._process.wait(END_S)
+
+    @property
     def failures(self) -> list[BaseException]:
         """That it ended and nobody had asked for it."""
         if self._process is None or self.alive or self._expected or self._died_as_told():
@@ -164,8 +176,9 @@ class NodeProcess:
     def _last_words(self) -> str:
         assert self._process is not None
         log = self._folder / self.identity.node / LOG
-        words = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
-        return f"{self.identity.node} ended with status {self._process.wait(END_S)}: {words[-LOG_SHOWN:]}"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        words = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        return f"{self.identity.node} ended with status {self._process.wait(END_S)}: {words[:LOG_SHOWN]}"
 
 
 def _options(make: Callable[[Host], Node]) -> dict[str, Any]:
