@@ -174,12 +174,20 @@ def kill_itself(
     lab.restart(node)
 
 
-def test_each_kills_itself_at_each_of_its_forced_writes(lab: Lab, eventually: Eventually) -> None:
+@pytest.mark.parametrize(
+    ("node", "writes"),
+    [
+        pytest.param("coordinator", COORDINATOR_WRITES, id="coordinator"),
+        pytest.param("alpine-1", BANK_WRITES, id="bank"),
+    ],
+)
+def test_each_kills_itself_at_each_of_its_forced_writes(
+    lab: Lab, node: str, writes: Sequence[tuple[str, str]], eventually: Eventually
+) -> None:
     """Right before and right after every kind of forced write, one after the other; then all is well."""
     payers = Payers(lab, 2)
     lab.crash("alpine-2")  # whatever is asked of alpine, alpine-1 must write
-    kill_itself(lab, payers, "coordinator", COORDINATOR_WRITES, eventually)
-    kill_itself(lab, payers, "alpine-1", BANK_WRITES, eventually)
+    kill_itself(lab, payers, node, writes, eventually)
     lab.restart("alpine-2")
     payers.ended(eventually)
 
