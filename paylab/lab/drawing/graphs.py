@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -11,6 +12,7 @@ from paylab.core.authorization import Role
 from paylab.lab.drawing import svg
 from paylab.lab.drawing.graph_layout import NAME_WIDTH_MAX, NODE_TEXT, Edge, Layout, arrange
 from paylab.lab.network import OPERATOR
+from paylab.nodes.load_balancer import LoadBalancer
 
 if TYPE_CHECKING:
     from paylab.lab.lab import Lab
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 else:
     _DiGraph = nx.DiGraph
 
+# A server that takes so many times as long as the others is drawn as slow.
+SLOW_TIMES = 2.0
 # More clients than this are drawn as one node.
 CLIENTS_MAX = 4
 # The layers of the architecture, from top to bottom; a balancer stands above those that it serves.
@@ -81,6 +85,7 @@ STYLE = """
 {id} .edge path{{fill:none;stroke:{muted};stroke-opacity:.65}}
 {id} .edge path.hit{{stroke:transparent;stroke-width:9}}
 {id} .edge:hover path.line{{stroke:{blue};stroke-opacity:1}}
+{id} .slow path.line{{stroke:{vermilion};stroke-opacity:.9}}
 {id} .head{{fill:{muted}}}
 {id} text.count{{font-variant-numeric:tabular-nums}}
 """
@@ -90,7 +95,8 @@ class NetworkGraph(_DiGraph):
     """A `networkx.DiGraph` of one lab that draws itself in a notebook.
 
     A node has `role` (a `Role`), `layer` (its row, 0 on top), `up`, and `bank` (empty for what is no bank
-    server); an edge has `calls`, which leaves out what only keeps the network alive.
+    server); an edge has `calls`, which leaves out what only keeps the network alive, and where a balancer
+    knows it `latency_s`. Its width grows with its calls; it is red when the server is slow beside the others.
     """
 
     def __repr__(self) -> str:
@@ -147,7 +153,12 @@ class NetworkGraph(_DiGraph):
             markerUnits="userSpaceOnUse",
         )
         parts = [svg.element("defs", marker)]
-        parts += [_edge(edge) for edge in layout.edges]
+        parts += [
+            _edge(
+                edge, float(self.edges[edge.source, edge.target].get("latency_s", 0.0)), slow_s=self._slow_s()
+            )
+            for edge in layout.edges
+        ]
         parts += [self._drawn(name, box) for name, box in layout.nodes.items()]
         parts += [
             svg.label(f"{edge.calls:,}", *edge.count.centre, class_="count", text_anchor="middle")
@@ -157,6 +168,11 @@ class NetworkGraph(_DiGraph):
         parts.append(svg.badge(self.badge))
         about = f"Network of {len(self)} nodes with the number of calls between them"
         return svg.Figure("".join(parts), style=STYLE, height=layout.height, about=about, shown_px=860)
+
+    def _slow_s(self) -> float:
+        """The latency above which a server is drawn as slow: twice what is usual for servers here."""
+        known = [data["latency_s"] for _, _, data in self.edges(data=True) if data.get("latency_s")]
+        return SLOW_TIMES * median(known) if known else math.inf
 
     def _drawn(self, name: str, box: svg.Box) -> str:
         about, role = self.nodes[name], self._role(name)
@@ -212,6 +228,11 @@ def network_graph(lab: "Lab") -> NetworkGraph:
         totals[shown.get(source, source), shown.get(target, target)] += count
     for (source, target), count in totals.items():
         graph.add_edge(source, target, calls=count)
+    for name, running in lab.network.nodes.items():
+        if isinstance(running.node, LoadBalancer):
+            for server, endpoint in running.node.pool.endpoints.items():
+                if graph.has_edge(name, server):
+                    graph.edges[name, server]["latency_s"] = endpoint.latency_s
     return graph
 
 
@@ -224,9 +245,11 @@ def _add(graph: NetworkGraph, name: str, role: Role, *, up: bool = True) -> None
     graph.add_node(name, role=role, layer=layer, up=up, bank=bank)
 
 
-def _edge(edge: Edge) -> str:
+def _edge(edge: Edge, latency_s: float, *, slow_s: float) -> str:
     width = 1.0 + 0.9 * math.log10(max(1, edge.calls))
     title = f"{edge.source} → {edge.target}: {edge.calls:,} call{'' if edge.calls == 1 else 's'}"
+    if latency_s:
+        title += f", answered in about {1000 * latency_s:.1f} ms"
     return svg.element(
         "g",
         svg.element("path", d=edge.path, class_="hit"),
@@ -234,5 +257,5 @@ def _edge(edge: Edge) -> str:
             "path", d=edge.path, class_="line", stroke_width=min(width, 5.0), marker_end="url(#{id}-head)"
         ),
         title=title,
-        class_="edge",
+        class_="edge slow" if latency_s > slow_s else "edge",
     )
