@@ -297,6 +297,7 @@ HOUSEKEEPING = frozenset(
         "/paylab.v1.LoadBalancer/Register",
         "/paylab.v1.LoadBalancer/ReportLoad",
         "/paylab.v1.LoadBalancer/ListServers",
+        "/paylab.v1.LoadBalancer/WatchServers",
         "/paylab.v1.Authentication/GetJwks",
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",

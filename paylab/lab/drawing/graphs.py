@@ -13,6 +13,7 @@ from paylab.lab.drawing import svg
 from paylab.lab.drawing.graph_layout import NAME_WIDTH_MAX, NODE_TEXT, Edge, Layout, arrange
 from paylab.lab.network import OPERATOR
 from paylab.nodes.load_balancer import LoadBalancer
+from paylab.nodes.server_pool import ServerPool
 
 if TYPE_CHECKING:
     from paylab.lab.lab import Lab
@@ -154,9 +155,7 @@ class NetworkGraph(_DiGraph):
         )
         parts = [svg.element("defs", marker)]
         parts += [
-            _edge(
-                edge, float(self.edges[edge.source, edge.target].get("latency_s", 0.0)), slow_s=self._slow_s()
-            )
+            _edge(edge, self._latency_s(edge.source, edge.target), slow_s=self._slow_s(edge.source))
             for edge in layout.edges
         ]
         parts += [self._drawn(name, box) for name, box in layout.nodes.items()]
@@ -169,9 +168,12 @@ class NetworkGraph(_DiGraph):
         about = f"Network of {len(self)} nodes with the number of calls between them"
         return svg.Figure("".join(parts), style=STYLE, height=layout.height, about=about, shown_px=860)
 
-    def _slow_s(self) -> float:
-        """The latency above which a server is drawn as slow: twice what is usual for servers here."""
-        known = [data["latency_s"] for _, _, data in self.edges(data=True) if data.get("latency_s")]
+    def _latency_s(self, source: str, target: str) -> float:
+        return float(self.edges[source, target].get("latency_s", 0.0))
+
+    def _slow_s(self, source: str) -> float:
+        """The latency above which a server is drawn as slow: twice what its balancer usually sees."""
+        known = [latency_s for target in self[source] if (latency_s := self._latency_s(source, target))]
         return SLOW_TIMES * median(known) if known else math.inf
 
     def _drawn(self, name: str, box: svg.Box) -> str:
@@ -230,10 +232,14 @@ def network_graph(lab: "Lab") -> NetworkGraph:
         graph.add_edge(source, target, calls=count)
     for name, running in lab.network.nodes.items():
         if isinstance(running.node, LoadBalancer):
-            for server, endpoint in running.node.pool.endpoints.items():
-                if graph.has_edge(name, server):
-                    graph.edges[name, server]["latency_s"] = endpoint.latency_s
+            _add_latencies(graph, name, running.node.pool)
     return graph
+
+
+def _add_latencies(graph: NetworkGraph, balancer: str, pool: ServerPool) -> None:
+    for server, endpoint in pool.endpoints.items():
+        if graph.has_edge(balancer, server):
+            graph.edges[balancer, server]["latency_s"] = endpoint.latency_s
 
 
 def _add(graph: NetworkGraph, name: str, role: Role, *, up: bool = True) -> None:
