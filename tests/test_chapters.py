@@ -32,8 +32,8 @@ SWITCHES = {
         "real = network.filled\n"
         "network.filled = lambda mine: real({**weakened('token.signature'), **mine})"
     ),
-    "04": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
     "03": "from paylab.nodes.server_pool import ServerPool\nServerPool.able = lambda *_: True",
+    "04": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
     "08": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
 }
 

@@ -1,4 +1,4 @@
-"""gRPC's own balancing beside ours: the same servers, the same calls, and what its service config makes of them."""
+"""gRPC's own balancing beside ours: the same servers and calls, under its service config."""
 
 import json
 from collections import Counter
@@ -29,7 +29,7 @@ class Plain:
 
     def __post_init__(self) -> None:
         self.server = grpc.server(ThreadPoolExecutor(8))
-        who = grpc.unary_unary_rpc_method_handler(self._who)
+        who: Any = grpc.unary_unary_rpc_method_handler(self._who)
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("demo", {"Who": who}),))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
@@ -50,7 +50,7 @@ def plain() -> Iterator[list[Plain]]:
 
 
 def ask(servers: list[Plain], config: dict[str, Any], count: int, *, again: Any = None) -> list[str]:
-    """Who answers so many calls of one gRPC client; "" for a failure. `again` happens between two such rounds."""
+    """Who answers so many calls of one gRPC client, "" for a failure; `again` happens before them."""
     target = "ipv4:" + ",".join(f"127.0.0.1:{one.port}" for one in servers)
     options = (("grpc.service_config", json.dumps(config)),)
     answers: list[str] = []
