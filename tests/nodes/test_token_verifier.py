@@ -4,12 +4,14 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jwt
 import pytest
 
 from paylab import Lab
+from paylab.core.key_rotation import KeyTimes, rotate
 from paylab.core.tokens import AUDIENCE
 from paylab.core.transport import REFETCH_AFTER_S
 from paylab.errors import Unauthenticated
@@ -142,3 +144,19 @@ def test_memory_is_bounded(simulated: Lab, monkeypatch: pytest.MonkeyPatch) -> N
         alice.payments()
         tokens.append(alice._client._access_token)
     assert list(verifier_of(simulated)._claims) == tokens[-3:]
+
+
+def test_a_withdrawn_key_takes_its_tokens_along(cheap: PasswordCost) -> None:
+    """Also those whose signature was verified while the key was published: a leaked key is worth nothing."""
+    hard = partial(rotate, times=KeyTimes(published_ahead_s=0.0, kept_after_s=0.0))
+    with Lab(
+        name="withdrawn", world="simulated", password_cost=cheap, replace={"auth.rotation": hard}
+    ) as lab:
+        alice, bob = lab.client("alice", bank="alpine"), lab.client("bob", bank="alpine")
+        alice.payments()
+        lab.advance(REFETCH_AFTER_S)
+        lab.submit(lab.network.rotate_keys()).result(30)
+        alice.payments()
+        bob.payments()  # of the new key, for which the gateway asks
+        with pytest.raises(Unauthenticated, match="signs with this key"):
+            alice.payments()
