@@ -94,6 +94,8 @@ class OutboxPump:
                     await self._host.sleep(
                         full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng)
                     )
+                    # What has come meanwhile goes along.
+                    rows = await self._store.rows(self._oldest)
                 else:
                     failures = 0
                     rows = await self._store.run(partial(self._next, last=rows[-1].seq))

@@ -110,6 +110,13 @@ def test_a_lost_answer_means_that_rows_arrive_twice() -> None:
     assert receiver.received == [[b"a", b"b"]] * 2
 
 
+def test_a_batch_that_is_sent_again_takes_along_what_has_come() -> None:
+    """So receivers must look at every row by itself: a batch may be half known."""
+    receiver = Receiver("lost answer")
+    asyncio.run(pumped(receiver, [("log", b"first")], more=1))
+    assert receiver.received == [[b"first"], [b"first", b"more 0"]]
+
+
 def test_rows_that_arrive_while_it_pumps_are_not_forgotten() -> None:
     """Each wakes the pump, and all of them leave, in order."""
     receiver = Receiver("lost answer", "", "lost request")
