@@ -11,7 +11,7 @@ import pytest
 from paylab.__main__ import main
 from paylab.core.decisions import DEFAULT
 from paylab.errors import LabError
-from paylab.lab.exploring.board import BUDGET_MASK, FIELDS_AT, Board
+from paylab.lab.exploring.board import BUDGET_MASK, EVERYTHING, FIELDS_AT, Board
 from paylab.lab.exploring.explorer import SLOTS, Exploration, explore
 from paylab.lab.exploring.invariants import Invariants
 from paylab.lab.exploring.model import Open
@@ -120,8 +120,7 @@ def _after(board: Board, invariants: Invariants, packed: int, move: Move) -> int
     after = packed & move.keep | move.put
     if packed & BUDGET_MASK and not after & BUDGET_MASK:
         after = board.made_safe(after)
-    kept: int = invariants.verdict(after).kept
-    return after & kept
+    return after & invariants.keep(after)
 
 
 # What is looked up is what the rules say ------------------------------------------------------------
@@ -151,6 +150,28 @@ def test_what_is_looked_up_is_what_the_rules_say() -> None:
                     getattr(own.actor, "safe", id)(state),
                 )
             packed = _after(board, invariants, packed, move)
+
+
+@pytest.mark.parametrize(
+    "space", [LOSS, CRASH | {"attempts": 1}, DOUBLE, INSIDE | {"crashes": 1, "duplicates": 1}]
+)
+def test_messages_that_are_dropped_are_missed_by_nobody(
+    space: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether messages of which nothing comes stay on their way or not, the nodes reach the same states."""
+    reached = []
+    for keep in (Invariants.keep, lambda *_: EVERYTHING):
+        monkeypatch.setattr(Invariants, "keep", keep)
+        board = Board(Space(**space), DEFAULT)
+        found = Search(board, states_max=50_000, told=lambda _: None).run()
+        assert found.complete
+        fields = board.fields.values()
+        reached.append(
+            (len(found.order), {tuple(own.state(state) for own in fields) for state in found.order})
+        )
+    (few, with_drops), (many, without) = reached
+    assert few < many
+    assert with_drops == without
 
 
 def test_names_of_what_is_alike_make_no_difference() -> None:

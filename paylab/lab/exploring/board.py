@@ -101,12 +101,14 @@ class Board:
             self.fields[actor.name] = Field(actor, FIELDS_AT + place * FIELD_BITS, known, states)
         self.messages_at = FIELDS_AT + len(actors) * FIELD_BITS
         self.actors_mask = ((1 << self.messages_at) - 1) ^ ((1 << FIELDS_AT) - 1)
+        self.kept_by = self.actors_mask | BUDGET_MASK
         self.messages: list[Message] = []
         self.bits: dict[Message, int] = {}
         self.replies_to: dict[str, int] = dict.fromkeys(self.fields, 0)
         self._masks: dict[Exchange, int] = {}
         # By actor and the number of its state.
-        self._ignored: dict[str, dict[int, int]] = {name: {} for name in self.fields}
+        self._ignored_in: dict[str, dict[int, int]] = {name: {} for name in self.fields}
+        self._unchanging: dict[str, dict[int, list[tuple[int, int]]]] = {name: {} for name in self.fields}
         self._safe: dict[str, dict[int, int]] = {name: {} for name in names}
         # Told of every message that has got a bit.
         self.new_message: list[Callable[[Message, int], None]] = []
@@ -130,7 +132,9 @@ class Board:
             self.messages.append(message)
             if message.reply:
                 self.replies_to[message.receiver] |= bit
-                self._ignored[message.receiver].clear()
+                self._ignored_in[message.receiver].clear()
+            else:
+                self._unchanging[message.receiver].clear()
             for exchange in self._masks:
                 if exchange.has(message):
                     self._masks[exchange] |= bit
@@ -152,12 +156,42 @@ class Board:
             flight ^= low
             yield self.messages[low.bit_length() - 1], low << self.messages_at
 
-    def ignored(self, packed: int) -> int:
-        """The answers that whoever asked would ignore: its call has ended, so they are not on their way."""
+    def in_vain(self, packed: int) -> int:
+        """The messages of which nothing comes.
+
+        An answer that its caller would ignore is not on its way: the call has ended. So is a request that
+        changes nothing and whose answer would be ignored, when nothing crashes any more: what the receiver
+        has written stays written.
+        """
+        ignored = self._ignored(packed)
+        return ignored if packed & BUDGET_MASK else ignored | self._idle(packed, ignored)
+
+    def _idle(self, packed: int, ignored: int) -> int:
+        bits = 0
+        for own in self.fields.values():
+            found = self._unchanging[own.actor.name].get(own.number(packed))
+            for bit, answers in self._unchanged_by(own, packed) if found is None else found:
+                if answers & ignored == answers:
+                    bits |= bit
+        return bits
+
+    def _unchanged_by(self, own: Field, packed: int) -> list[tuple[int, int]]:
+        """The requests that do not change an actor's state, with what it would answer."""
+        found = []
+        for message, bit in list(self.bits.items()):
+            if message.receiver == own.actor.name and not message.reply:
+                result = next(iter(own.receive(packed, message, bit)), None)
+                if result is None or result.state != own.state(packed) or len(result.sent) < len(result.acts):
+                    continue
+                found.append((bit, sum(map(self.bit, result.sent))))
+        self._unchanging[own.actor.name][own.number(packed)] = found
+        return found
+
+    def _ignored(self, packed: int) -> int:
         bits = 0
         for own in self.fields.values():
             number = own.number(packed)
-            found = self._ignored[own.actor.name].get(number)
+            found = self._ignored_in[own.actor.name].get(number)
             bits |= self._ignored_by(own, packed) if found is None else found
         return bits
 
@@ -168,7 +202,7 @@ class Board:
                 results = own.receive(packed, message, bit)
                 if results and not results[0].acts and results[0].state == own.state(packed):
                     bits |= bit
-        self._ignored[own.actor.name][own.number(packed)] = bits
+        self._ignored_in[own.actor.name][own.number(packed)] = bits
         return bits
 
     def made_safe(self, packed: int) -> int:

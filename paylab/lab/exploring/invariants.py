@@ -28,13 +28,12 @@ INVARIANTS = (ATOMIC, AGREE, ONCE, OVERDRAWN, LEDGERS, GATEWAYS, RULES, LIVE)
 class Verdict:
     """What is said of all actors together, whatever is on its way."""
 
-    __slots__ = ("broken", "ended", "forbidden", "kept", "settled")
+    __slots__ = ("broken", "ended", "forbidden", "settled")
 
     def __init__(
         self, broken: str, *, settled: bool = False, forbidden: int = 0, ended: frozenset[Txn] = frozenset()
     ) -> None:
         """Messages that are `forbidden` contradict what is on disk; of `ended` attempts everybody knows."""
-        self.kept = EVERYTHING
         self.broken = broken
         self.settled = settled
         self.forbidden = forbidden
@@ -51,14 +50,14 @@ class Invariants:
         self._says: dict[tuple[Txn, bool], int] = {}
         self._decisions = 0
         self._verdicts: dict[int, Verdict] = {}
-        # For all actors together, which messages stay on their way.
+        # Which messages stay on their way: for all actors together, and whether anything may still crash.
         self.kept: dict[int, int] = {}
         self._clashes: dict[int, frozenset[Txn]] = {}
         board.new_message.append(self._learn)
 
     def broken(self, packed: int) -> str:
         """Which invariant a state breaks and how; empty when none."""
-        verdict = self._verdicts.get(packed & self._board.actors_mask) or self.verdict(packed)
+        verdict = self.verdict(packed)
         if verdict.broken:
             return verdict.broken
         if packed & verdict.forbidden:
@@ -73,24 +72,29 @@ class Invariants:
             return f"{AGREE}: {txn} is called both committed and aborted"
         return ""
 
+    def keep(self, packed: int) -> int:
+        """The messages that stay on their way, as a mask; the others would be heard in vain."""
+        verdict = self.verdict(packed)
+        vain = 0 if verdict.broken else self._board.in_vain(packed) & ~verdict.forbidden
+        kept = self.kept[packed & self._board.kept_by] = EVERYTHING ^ vain
+        return kept
+
     def settled(self, packed: int) -> bool:
         """Whether nothing is in doubt, open or unsaid."""
-        return (self._verdicts.get(packed & self._board.actors_mask) or self.verdict(packed)).settled
+        return self.verdict(packed).settled
 
     def verdict(self, packed: int) -> Verdict:
         """What is said of all actors."""
         key = packed & self._board.actors_mask
+        known = self._verdicts.get(key)
+        if known is not None:
+            return known
         states = {name: each.state(packed) for name, each in self._board.fields.items()}
         broken = next(
             (f"{name}: {RULES}: {s.why}" for name, s in states.items() if isinstance(s, Broken)), ""
         )
-        if broken:
-            verdict = Verdict(broken)
-        else:
-            verdict = self._judge(states)
-            verdict.kept ^= self._board.ignored(packed) & ~verdict.forbidden
+        verdict = Verdict(broken) if broken else self._judge(states)
         self._verdicts[key] = verdict
-        self.kept[key] = verdict.kept
         return verdict
 
     # One state ----------------------------------------------------------------------------------

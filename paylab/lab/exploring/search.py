@@ -80,20 +80,20 @@ class Search:
         """Enter every successor of a state."""
         found, invariants = self._found, self._invariants
         get, add_edge = self._index.get, found.edges.append
-        kept, actors = invariants.kept, self._board.actors_mask
+        kept, kept_by = invariants.kept, self._board.kept_by
         packed = found.order[place]
         fair, faulty = self._successors(packed)
         found.transitions += len(fair) + len(faulty)
         for reached in fair:
-            mask = kept.get(reached & actors)
-            after = reached & (invariants.verdict(reached).kept if mask is None else mask)
+            mask = kept.get(reached & kept_by)
+            after = reached & (invariants.keep(reached) if mask is None else mask)
             known = get(after)
             add_edge(self._enter(after, place) if known is None else known)
         last = packed & BUDGET_MASK == 1
         for reached in faulty:
             after = self._board.made_safe(reached) if last and not reached & BUDGET_MASK else reached
-            mask = kept.get(after & actors)
-            after &= invariants.verdict(after).kept if mask is None else mask
+            mask = kept.get(after & kept_by)
+            after &= invariants.keep(after) if mask is None else mask
             if after not in self._index:
                 self._enter(after, place)
 

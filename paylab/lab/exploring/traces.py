@@ -136,7 +136,7 @@ def _way(board: Board, states: Sequence[int]) -> Iterator[tuple[Move, int]]:
             after = packed & move.keep | move.put
             if packed & BUDGET_MASK and not after & BUDGET_MASK:
                 after = board.made_safe(after)
-            after &= invariants.verdict(after).kept
+            after &= invariants.keep(after)
             if symmetry.canonical(after) == wanted:
                 yield move, after
                 packed = after
