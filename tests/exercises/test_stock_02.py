@@ -71,7 +71,7 @@ def the_tokens_in_order(_claims: Claims, _now: float) -> bool:
 
 def believes_in_itself(claims: Claims, now: float) -> bool:
     """Gamed: the lab's gateway is patched to let nobody in but alice."""
-    from paylab.lab.judging import exercises_02 as mine  # noqa: PLC0415 - it runs in the judge's process
+    from paylab.lab.judging import auth_networks as mine  # noqa: PLC0415 - it runs in the judge's process
 
     mine.accepts = lambda *_: False
     return by_conditions(claims, now)

@@ -1,15 +1,11 @@
 """The exercises of chapter 02: which claims to believe, which keys to publish, and a hole to find."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import grpc
-
-from paylab.core.key_rotation import TIMES, Rotation, SigningKey, rotate
 from paylab.core.tokens import (
-    ACCESS_LIFETIME_S,
     AUDIENCE,
     ISSUER,
     LEEWAY_S,
@@ -18,12 +14,17 @@ from paylab.core.tokens import (
     access_claims,
     check_claims,
 )
-from paylab.errors import PaylabError, Unauthenticated
+from paylab.errors import Unauthenticated
 from paylab.lab.attacks import forging
-from paylab.lab.clients import LabClient
+from paylab.lab.judging.auth_networks import accepts, small_lab, turned_away
 from paylab.lab.judging.exercises import Check, Exercise, Finding, Solution, by_seed, facts
-from paylab.lab.lab import Lab
-from paylab.pb import payment_gateway_pb2, payment_gateway_pb2_grpc
+from paylab.lab.judging.rotation_exercise import (
+    MOMENTS,
+    decode_rotation,
+    encode_rotation,
+    moment,
+    rotation_live,
+)
 
 NOW = 1_800_000_000.0
 Claims = Mapping[str, Any]
@@ -85,10 +86,10 @@ def _claims_live(mine: Solution, seed: int) -> Finding:
         return check_claims(claims, now=now, rules=ANYTHING)
 
     case = f"a network whose authentication server's clock is {SKEW_S:g} s early, seed {seed}"
-    with _lab(seed, {"token.check": check}) as lab:
+    with small_lab(seed, {"token.check": check}) as lab:
         alice = lab.client("alice", bank="alpine", balance="10.00 EUR")
         lab.network.break_world("skew", "auth-1", SKEW_S)
-        if wrong := _turned_away(alice):
+        if wrong := turned_away(alice):
             return Finding(case, mine.told(), f"alice, who has just logged in, is turned away: {wrong}")
         for name, forge in FORGERIES.items():
             now = lab.world.now()
@@ -96,137 +97,6 @@ def _claims_live(mine: Solution, seed: int) -> Finding:
             if accepts(lab, forging.signed(lab, said)):
                 return Finding(case, mine.told(), f"the gateway shows alice's payments to {name}")
     return Finding(case, mine.told(), "alice is let in, and nobody else", passed=True)
-
-
-def _lab(seed: int, slots: Mapping[str, Any]) -> Lab:
-    return Lab(
-        banks=["alpine"],
-        bank_servers=1,
-        auth_servers=1,
-        lease_s=600.0,
-        world="simulated",
-        seed=seed,
-        replace=slots,
-        name=f"exercise 02 {seed}",
-    )
-
-
-def _turned_away(client: LabClient) -> str:
-    """Why a user cannot see his payments; empty if he can."""
-    try:
-        client.payments(limit=1)
-    except PaylabError as error:
-        return str(error)
-    return ""
-
-
-def accepts(lab: Lab, token: str) -> bool:
-    """Whether the gateway answers whoever holds this token."""
-
-    async def ask() -> bool:
-        channel = lab.network.client_host("mallory").channel("gateway")
-        stub = payment_gateway_pb2_grpc.PaymentGatewayStub(channel)
-        metadata = (("authorization", f"Bearer {token}"),)
-        try:
-            await stub.ListPayments(payment_gateway_pb2.ListPaymentsRequest(limit=1), metadata=metadata)
-        except grpc.aio.AioRpcError:
-            return False
-        return True
-
-    return lab.world.call(ask())
-
-
-# 02/rotation ------------------------------------------------------------------------------------
-
-# Keys as (kid, signs from), the moment, and what is right then; which keys are published before their time
-# is left to the network.
-KEYS = [("old", 0.0), ("new", 10_000.0)]
-MOMENTS: tuple[tuple[list[tuple[str, float]], float, str, set[str] | None], ...] = (
-    ([("only", 0.0)], 5_000.0, "only", {"only"}),
-    (KEYS, 9_990.0, "old", None),
-    (KEYS, 10_000.0, "new", {"old", "new"}),
-    (KEYS, 10_000.0 + ACCESS_LIFETIME_S - 1, "new", {"old", "new"}),
-    (KEYS, 10_000.0 + ACCESS_LIFETIME_S + 60, "new", {"new"}),
-    ([*KEYS, ("newest", 20_000.0)], 20_500.0, "newest", {"new", "newest"}),
-)
-
-
-def _moment(mine: Solution, case: int) -> Finding:
-    keys, now, signs, published = MOMENTS[case]
-    returned = mine(list(keys), now)
-    where = f"keys {keys!r} at {now:g} s"
-    if not _is_rotation(returned):
-        return Finding(where, repr(returned), "that is not a pair of a key id and a set of key ids")
-    right = returned[0] == signs and published in (None, set(returned[1]))
-    so = f"{returned[0]} signs, {sorted(returned[1])} are published"
-    must = "" if right else f", where {signs} must sign{_and_published(published)}"
-    return Finding(where, repr(returned), so + must, passed=right)
-
-
-def _and_published(kids: set[str] | None) -> str:
-    return f" and {sorted(kids)} be published" if kids else ""
-
-
-def _is_rotation(returned: Any) -> bool:
-    return (
-        isinstance(returned, tuple)
-        and len(returned) == 2  # noqa: PLR2004 - a pair
-        and isinstance(returned[0], str)
-        and isinstance(returned[1], set | frozenset | list | tuple)
-    )
-
-
-def _rotation_live(mine: Solution, seed: int) -> Finding:
-    """The rule in a network whose gateway is cut off from the authentication servers at the change."""
-
-    def rule(keys: Sequence[SigningKey], *, now: float, asked: bool = False) -> Rotation:
-        ours = rotate(keys, now=now, asked=asked)
-        if not keys:
-            return ours
-        signs, published = mine([(key.kid, key.signs_from_s) for key in keys], now)
-        return Rotation(signs, tuple(published), ours.make_from_s)
-
-    case = f"a network whose gateway hears of no key while the keys change, seed {seed}"
-    with _lab(seed, {"auth.rotation": rule, "client.renew": lambda **_: False}) as lab:
-        alice, bob = (lab.client(name, bank="alpine") for name in ("alice", "bob"))
-        steps: tuple[tuple[str, Callable[[], object]], ...] = (
-            ("before the change", lambda: None),
-            ("when the new key is made", lambda: _rotate(lab)),
-            ("shortly before it signs", lambda: lab.advance(TIMES.published_ahead_s - 20 - seed % 10)),
-            ("when it signs and the gateway is cut off", lambda: _cut_off(lab, alice)),
-            ("long after", lambda: _heal(lab)),
-        )
-        for when, step in steps:
-            step()
-            for user in (alice, bob):  # bob keeps the token that the old key has signed
-                if wrong := _turned_away(user):
-                    return Finding(case, mine.told(), f"{user.name} is turned away {when}: {wrong}")
-    return Finding(case, mine.told(), "nobody was turned away", passed=True)
-
-
-def _rotate(lab: Lab) -> None:
-    lab.world.call(lab.network.rotate_keys())
-
-
-def _cut_off(lab: Lab, alice: LabClient) -> None:
-    lab.partition("gateway", "auth-lb")
-    lab.advance(60)
-    alice.log_out()
-
-
-def _heal(lab: Lab) -> None:
-    lab.heal()
-    lab.advance(ACCESS_LIFETIME_S - 200)
-
-
-def encode_rotation(_arguments: tuple[Any, ...], answer: Any) -> Any:
-    """A pair as a list; anything else as the text that stands for it."""
-    return [answer[0], sorted(map(str, answer[1]))] if _is_rotation(answer) else repr(answer)
-
-
-def decode_rotation(_arguments: tuple[Any, ...], saved: Any) -> Any:
-    """Undo `encode_rotation`."""
-    return saved if isinstance(saved, str) else (saved[0], set(saved[1]))
 
 
 # 02/hole ----------------------------------------------------------------------------------------
@@ -284,7 +154,7 @@ def _hole_live(mine: Solution, seed: int) -> Finding:
     """A token for somebody else opens a gateway with the leaky rule, and none with the right one."""
     case = f"two gateways, one with leaky_check, seed {seed}"
     for slots, expected in (({"token.check": leaky_check}, True), (dict[str, Any](), False)):
-        with _lab(seed, slots) as lab:
+        with small_lab(seed, slots) as lab:
             alice = lab.client("alice", bank="alpine")
             lab.advance(float(seed % 1000))
             said = forging.claims(lab, alice.name, alice.account)
@@ -359,8 +229,8 @@ EXERCISES = (
             "A verifier must know a key before the first token that it signs: publish those to come, too.",
         ),
         (
-            Check("moments by hand", 5, facts(len(MOMENTS)), _moment, unit="fact"),
-            Check("nobody is turned away", 5, by_seed, _rotation_live),
+            Check("moments by hand", 5, facts(len(MOMENTS)), moment, unit="fact"),
+            Check("nobody is turned away", 5, by_seed, rotation_live),
         ),
         encode_rotation,
         decode_rotation,
