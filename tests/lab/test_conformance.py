@@ -48,13 +48,16 @@ class Handlers(grpc.GenericRpcHandler):
         return self._made.get(name)
 
 
+REFLECT = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
 class Pair:
     """A server and a caller in one world."""
 
     def __init__(self, world: World, allow: Callable[[str], None]) -> None:
         self.world = world
         self.handlers = Handlers()
-        self._allow = allow
+        self.allow = allow
         self.server_host: Any = None
         self.caller_host: Any = None
 
@@ -78,17 +81,17 @@ class Pair:
 
     def serve(self, handler: Callable[[bytes, Any], Awaitable[bytes]]) -> Any:
         """Serve a unary method; returns what a stub would hold."""
-        self._allow(SERVICE + "Call")
+        self.allow(SERVICE + "Call")
         self.handlers.unary["Call"] = handler
         return self.channel.unary_unary(SERVICE + "Call")
 
     def serve_stream(self, handler: Callable[[bytes, Any], Any]) -> Any:
-        self._allow(SERVICE + "Stream")
+        self.allow(SERVICE + "Stream")
         self.handlers.server_stream["Stream"] = handler
         return self.channel.unary_stream(SERVICE + "Stream")
 
     def serve_both(self, handler: Callable[[Any, Any], Any]) -> Any:
-        self._allow(SERVICE + "Both")
+        self.allow(SERVICE + "Both")
         self.handlers.both_streams["Both"] = handler
         return self.channel.stream_stream(SERVICE + "Both")
 
@@ -458,6 +461,7 @@ def test_health_and_reflection_are_served(run: Run) -> None:
         health_stub: Any = health_pb2_grpc.HealthStub(pair.channel)
         answer = await health_stub.Check(health_pb2.HealthCheckRequest(service=""))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        pair.allow(REFLECT)
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(pair.channel)
         question = reflection_pb2.ServerReflectionRequest(list_services="")
         async for response in stub.ServerReflectionInfo(iter([question])):
