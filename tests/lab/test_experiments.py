@@ -22,8 +22,11 @@ from paylab.lab.experiments import experiments
 from paylab.lab.experiments.catalogue import auth_errors
 from paylab.lab.experiments.catalogue.balls_in_bins import mean_maximum, throw
 from paylab.lab.experiments.catalogue.supermarket import SUPERMARKET, mean_time
+from paylab.lab.experiments.catalogue.utilisation import conclude, e_m_1, m_m_1, m_m_c
 from paylab.lab.experiments.experiment_results import Result
 from paylab.lab.experiments.experiments import (
+    AtLeast,
+    AtMost,
     Experiment,
     Formula,
     Measurements,
@@ -372,3 +375,63 @@ def test_auth_errors_notice_a_gateway_that_lets_everybody_in(monkeypatch: pytest
     accepted = [row for row in result.rows if row["measure"] == "attacks_accepted"]
     assert accepted[0]["measured"] > 0
     assert not result.met
+
+
+# Load balancing -----------------------------------------------------------------------------------
+
+
+def test_queueing_formulas_are_those_of_the_textbook() -> None:
+    """One worker of M/M/c is M/M/1; one stage of E/M/1 too; many stages come as regularly as D/M/1."""
+    assert m_m_c(0.8, 1) == pytest.approx(m_m_1(0.8)) == pytest.approx(5)
+    assert m_m_c(0.75, 2) == pytest.approx(1 + (9 / 14) / (2 * 0.25))
+    assert e_m_1(0.9, 1) == pytest.approx(10)
+    assert 1 < m_m_c(0.9, 10) < e_m_1(0.9, 10) < m_m_1(0.9)
+
+
+def test_utilisation_meets_its_formulas() -> None:
+    """At quick size and half load, one queue, chance and turns do; the conclusion names where 35 % holds."""
+    result = quickly("utilisation", 10, utilisation=[0.5], policy=["one queue", "random", "round_robin"])
+    equal = [row for row in result.rows if row["servers"] == "equal"]
+    assert [row["met"] for row in equal] == [True] * 3, str(result)
+    assert [row["met"] for row in result.rows if row["servers"] != "equal"] == [None] * 3
+    assert result.to_json()["conclusion"] in str(result)
+
+
+def test_the_conclusion_finds_where_a_third_is_saved() -> None:
+    """Against round robin at the same utilisation, for the same servers."""
+    rows = [
+        {"policy": policy, "servers": "equal", "utilisation": u, "measured": time_s}
+        for policy, times in {"round_robin": [2.0, 4.0], "p2c": [1.4, 2.6], "random": [3.0, 9.0]}.items()
+        for u, time_s in zip([0.5, 0.9], times, strict=True)
+    ]
+    assert conclude(rows).endswith("holds for p2c, equal servers: from a utilisation of 0.9.")
+    assert conclude(rows[:2]).endswith("holds for nowhere here.")
+
+
+def test_old_reports_are_worse_than_none() -> None:
+    """Fresh ones are better than chance, and those of a second ago are worse."""
+    result = quickly("herding", 8, report_s=[0, 2])
+    assert result.met, str(result)
+    rows = {(row["policy"], row["report_s"]): row for row in result.rows}
+    assert (
+        rows["least load", 2]["measured"] > rows["random", 2]["measured"] > rows["least load", 0]["measured"]
+    )
+
+
+@pytest.mark.parametrize(("protection", "most"), [("nothing", 1.0), ("both", 0.2)])
+def test_ejection_spares_calls(protection: str, most: float) -> None:
+    """Half of all calls fail without it, and hardly any with it; found within five calls to that server."""
+    result = quickly("ejection", 3, fault="fails 100 %", protection=protection)
+    rows = {row["measure"]: row["measured"] for row in result.rows}
+    assert rows["failures"] < most
+    assert (rows["failures"] > 0.4) is (protection == "nothing")
+    assert (rows["time_to_detect"] < 1.0) is (protection == "both")
+
+
+def test_bounds_are_met_with_all_uncertainty() -> None:
+    """An interval that touches the other side has not met them."""
+    below, across = Interval(1.0, 0.5, 1.5), Interval(1.9, 1.5, 2.3)
+    assert AtMost(2.0).met(below)
+    assert not AtMost(2.0).met(across)
+    assert AtLeast(0.4).met(below)
+    assert not AtLeast(2.0).met(across)

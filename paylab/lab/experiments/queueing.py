@@ -55,7 +55,7 @@ class Farm:
     jobs. A server has `workers` that share its queue, and works at its speed, 1 unless `speeds` says other.
     The policy sees what a balancer sees: endpoints with the number of jobs `in_flight` and their latency;
     chance comes from `rng`, and what a job is about from `key`. With `learn` endpoints learn from latencies,
-    which takes time.
+    which takes time; without `watch` not even of jobs that leave, for policies that look at none.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Farm:
         rng: Rng | None = None,
         key: Callable[[], str] = str,
         learn: bool = False,
+        watch: bool = True,
     ) -> None:
         """Begin with every server idle."""
         self.endpoints = [
@@ -85,6 +86,7 @@ class Farm:
         self._key = key
         self._service = service
         self._leave = _leave_and_tell if learn else _leave
+        self._watch = watch
         # When each worker of a server will be free, the first to be so in front.
         self._free_s = {endpoint.server: [0.0] * workers for endpoint in self.endpoints}
         self._speed = dict(zip(self._free_s, speeds or [1.0] * servers, strict=True))
@@ -100,7 +102,8 @@ class Farm:
         heapreplace(free_s, done_s)
         self.times_s.append(done_s - now_s)
         self.work_s += work_s
-        heap.at(done_s, self._leave, endpoint, done_s - now_s, done_s)
+        if self._watch:
+            heap.at(done_s, self._leave, endpoint, done_s - now_s, done_s)
 
     def forget(self) -> None:
         """Leave out of the measurement what has arrived until now, such as while the queues were filling."""
