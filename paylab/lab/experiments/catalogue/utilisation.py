@@ -150,7 +150,7 @@ UTILISATION = Experiment(
     # Means over times that grow as 1/(1-r)² are equally precise at every utilisation r.
     full=Size(
         40,
-        {"warm_up": 4.0, "measured": 260.0, "without_formula": 0.02, "precision": 0.02},
+        {"warm_up": 4.0, "measured": 420.0, "without_formula": 0.02, "precision": 0.02},
     ),
     quick=Size(
         10,
