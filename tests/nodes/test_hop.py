@@ -21,7 +21,7 @@ from paylab.pb import bank_pb2, bank_pb2_grpc
 ROUNDS, CALLS = 16, 40
 METADATA = ((BANK_KEY, "alpine"),)
 ANSWER = bank_pb2.Account(account="ann", owner="ann" * 20)
-# In bare calls, and in direct ones. What is aimed at is 1.6 and 1.05 on a quiet machine: run this file to see.
+# In bare calls, and in direct ones. The aim is 1.6 and 1.05 on a quiet machine: run this file to see.
 # A test has neighbours, so it notices only when a hop costs another hop.
 HOP_MAX, LOOK_ASIDE_MAX = 2.5, 1.25
 TRIES = 5
