@@ -110,7 +110,7 @@ def ratios(cost: PasswordCost | None = None) -> tuple[float, float, dict[str, in
 
 def test_a_hop_costs_no_more_than_it_did(cheap: PasswordCost) -> None:
     """Medians of one run: a hop is so many bare calls at most, and picking for oneself is next to nothing."""
-    seen = []
+    seen: list[tuple[float, float, dict[str, int]]] = []
     while len(seen) < TRIES:
         seen.append(ratios(cheap))
         if min(hop for hop, _, _ in seen) <= HOP_MAX and min(aside for _, aside, _ in seen) <= LOOK_ASIDE_MAX:
