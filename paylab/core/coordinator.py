@@ -55,6 +55,26 @@ OUTCOME = {
 }
 
 
+# From phase and event to the phase after it; None is an attempt that is not known. Whatever is not here
+# changes no phase.
+TRANSITIONS: dict[tuple[Phase | None, str], Phase] = {
+    (None, "Commit"): Phase.VOTING,
+    (None, "Commit, too late"): Phase.ABORTED,
+    (None, "Commit, too late, one bank"): Phase.ASKING,
+    (None, "a bank asks"): Phase.ABORTED,
+    (Phase.VOTING, "every yes"): Phase.COMMITTED,
+    (Phase.VOTING, "a no"): Phase.ABORTED,
+    (Phase.VOTING, "deadline"): Phase.ABORTED,
+    (Phase.VOTING, "deadline, one bank"): Phase.ASKING,
+    (Phase.VOTING, "operator aborts"): Phase.ABORTED,
+    (Phase.VOTING, "operator commits, one bank"): Phase.COMMITTED,
+    (Phase.ASKING, "every yes"): Phase.COMMITTED,
+    (Phase.ASKING, "a no"): Phase.ABORTED,
+    (Phase.ASKING, "operator commits"): Phase.COMMITTED,
+    (Phase.ASKING, "operator aborts"): Phase.ABORTED,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """The coordinator's patience, in seconds."""

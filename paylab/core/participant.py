@@ -27,6 +27,22 @@ class State(StrEnum):
     ABORTED = "ABORTED"
 
 
+# What can move a transaction; a bank's own vote counts as part of the Prepare.
+YES, YES_ALONE, NO = "Prepare, yes", "Prepare, yes, one phase", "Prepare, no"
+COMMIT, ABORT, INQUIRY = "commit", "abort", "Inquire"
+# From state and event to the state after it; None is a transaction that the bank does not know. Whatever is
+# not here changes nothing.
+TRANSITIONS: dict[tuple[State | None, str], State] = {
+    (None, YES): State.PREPARED,
+    (None, YES_ALONE): State.COMMITTED,
+    (None, NO): State.ABORTED,
+    (None, ABORT): State.ABORTED,
+    (None, INQUIRY): State.ABORTED,
+    (State.PREPARED, COMMIT): State.COMMITTED,
+    (State.PREPARED, ABORT): State.ABORTED,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Transaction:
     """A bank's row for one transaction."""
@@ -102,11 +118,12 @@ def decide(row: Transaction | None, accounts: Mapping[str, Account], request: De
     if refusal:
         return Ack(request.txn, ok=False, refusal=refusal), UNCHANGED
     done = Ack(request.txn, ok=True)
+    following = TRANSITIONS.get((state, COMMIT if request.commit else ABORT))
+    if following is None:
+        return done, UNCHANGED
     if row is None:
         return done, _tombstone(request.txn)
-    if state is not State.PREPARED:
-        return done, UNCHANGED
-    if request.commit:
+    if following is State.COMMITTED:
         return done, _posted(accounts, row.txn, row.legs, held=True)
     books = dict(accounts)
     for leg in row.legs:

@@ -34,10 +34,11 @@ from paylab.nodes.node import LEASE_S
 from paylab.nodes.passwords import PasswordCost
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     import networkx as nx
 
+    from paylab.core.coordinator import Coordinator
     from paylab.lab.drawing.timeline import Timeline
     from paylab.lab.workload import RunResult
 
@@ -64,6 +65,8 @@ class Lab:
     Booting a second lab of the same `name` closes the first. With `world="simulated"` the same nodes run in
     virtual time, on disks in memory, and everything follows from `seed`. Raises LabError for a bad argument.
 
+    `commit` is another commit protocol of the shape of `paylab.core.coordinator.Coordinator`.
+
     Nodes named in `processes` run as operating-system processes: `crash` kills them with SIGKILL, `pause`
     stops them with SIGSTOP, faults of the network do not reach what they send, and they keep no history.
     """
@@ -86,6 +89,7 @@ class Lab:
         seed: int = 0,
         choices: Choices | None = None,
         processes: Sequence[str] = (),
+        commit: "Callable[..., Coordinator] | None" = None,
     ) -> None:
         """Boot every node and wait until all of them serve; `choices` repeat a simulated run."""
         _check_arguments(banks, bank_servers, auth_servers)
@@ -115,6 +119,7 @@ class Lab:
             "world": world,
             "seed": seed,
             "processes": tuple(processes),
+            "commit": commit,
         }
         self._clients: dict[str, LabClient] = {}
         self._world = open_world(
@@ -139,7 +144,11 @@ class Lab:
                     lease_s=lease_s,
                     weights=_weights(weights or {}, banks, bank_servers),
                     look_aside=look_aside,
-                    replacements={"balancer.policy": _policy(policy), **(replace or {})},
+                    replacements={
+                        "balancer.policy": _policy(policy),
+                        **({"coordinator.core": commit} if commit else {}),
+                        **(replace or {}),
+                    },
                     password_cost=password_cost or self._world.password_cost,
                     secret=self.auth_secret,
                     processes=tuple(processes),

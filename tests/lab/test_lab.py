@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from paylab import Lab, Receipt
+from paylab.core.coordinator import Coordinator
+from paylab.core.effects import Effect, Reply
+from paylab.core.messages import Answer, Commit, Outcome
 from paylab.core.money import Money
 from paylab.errors import InvalidRequest, LabError
 from paylab.lab.checking.history import detail_text
@@ -311,3 +314,22 @@ def test_no_secret_is_shown(lab: Lab) -> None:
         assert secret not in text
     assert repr(alice) == f"<client {alice.name}, account {alice.account}>"
     assert "PRIVATE KEY" not in text
+
+
+class NobodyPays(Coordinator):
+    """Another commit protocol: it asks no bank and aborts everything."""
+
+    def commit(self, request: Commit, *, now: float) -> list[Effect]:
+        """Say no at once."""
+        del now
+        return [Reply(Answer(request.txn, Outcome.ABORTED, "INSUFFICIENT_FUNDS"))]
+
+
+def test_another_commit_protocol_can_take_over(world: str, cheap: PasswordCost) -> None:
+    """The network runs with it, also after a reset."""
+    with Lab(name="other-protocol", world=world, password_cost=cheap, commit=NobodyPays) as lab:
+        for _ in range(2):
+            alice = lab.client("alice", balance="10.00 EUR")
+            receipt = alice.pay(lab.client("bob", bank="boreal"), "1.00 EUR")
+            assert (receipt.state, receipt.reason) == ("DECLINED", "INSUFFICIENT_FUNDS")
+            lab.reset()
