@@ -69,6 +69,11 @@ class LoopThread:
         finally:
             future.cancel()  # an interrupted cell leaves nothing running
 
+    @property
+    def closed(self) -> bool:
+        """Whether the loop has been closed."""
+        return self._loop.is_closed()
+
     def _check_open(self, work: Coroutine[Any, Any, Any]) -> None:
         if self._loop.is_closed():
             work.close()

@@ -148,6 +148,10 @@ class RealWorld(RealFaults):
         assert isinstance(host, GrpcHost)
         await host.stop(grace_s=0.5)
 
+    async def _stop_all(self) -> None:
+        for host in self._hosts.values():
+            await host.stop(grace_s=0)
+
     def now(self) -> float:
         """The wall clock."""
         return time.time()
@@ -174,7 +178,9 @@ class RealWorld(RealFaults):
             return connection.execute(statement, values).rowcount
 
     def close(self) -> None:
-        """Stop the loop, close the files, remove temporary folders."""
+        """Stop whatever still serves, the loop, and close the files; remove temporary folders."""
+        if not self._loop.closed:
+            self.call(self._stop_all())
         self._loop.close()
         for process in self._processes:
             process.kill()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -106,6 +107,16 @@ class Credentials:
     key_pem: bytes = field(repr=False)
 
 
+@cache
+def keep_grpc_running() -> None:
+    """Hold grpc.aio up for the rest of the process.
+
+    It shuts down with its last channel or server, in whichever thread the garbage collector runs at that
+    moment, and waits there for its own thread; whoever opens the next channel then waits for ever.
+    """
+    grpc.aio.init_grpc_aio()
+
+
 class GrpcHost:
     """The real world: grpc.aio over mutual TLS, the wall clock, files."""
 
@@ -119,6 +130,7 @@ class GrpcHost:
         sink: Callable[[Event], None],
     ) -> None:
         """Must be made on the event loop that will own every aio object of this host."""
+        keep_grpc_running()
         self.identity = identity
         self.rng = random.Random()  # noqa: S311 - for jitter; secrets come from secret_bytes
         self.recorder = Recorder(identity.node, self.now, sink)

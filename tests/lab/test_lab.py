@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -333,3 +334,10 @@ def test_another_commit_protocol_can_take_over(world: str, cheap: PasswordCost) 
             receipt = alice.pay(lab.client("bob", bank="boreal"), "1.00 EUR")
             assert (receipt.state, receipt.reason) == ("DECLINED", "INSUFFICIENT_FUNDS")
             lab.reset()
+
+
+def test_a_boot_that_fails_leaves_nothing_serving() -> None:
+    """Servers that nobody stopped would complain when the garbage collector finds them behind their loop."""
+    with pytest.raises(LabError, match="there is no node 'nobody'"):
+        Lab(processes=["nobody"])
+    gc.collect()
