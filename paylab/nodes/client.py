@@ -195,6 +195,14 @@ async def _errors(call: Awaitable[T]) -> T:
         return await call
     except grpc.aio.AioRpcError as error:
         raise wire.status_to_error(error) from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us but the call, whose connection went away: it may have happened.
+        raise OutcomeUnknown(
+            "OUTCOME_UNKNOWN", "the call was cancelled: ask again with the same key"
+        ) from None
 
 
 def _receipt(message: pb.Receipt) -> Receipt:
