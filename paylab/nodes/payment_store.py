@@ -265,9 +265,12 @@ def _read(connection: Connection, payments: Iterable[str]) -> dict[str, Payment]
     return {payment.payment: payment for payment in map(_payment, rows)}
 
 
+_RARE = ("about", "authorised_until_s")
+
+
 def _facts(payment: Payment) -> dict[str, Any]:
     """What a payment's row says to whoever checks histories."""
-    more = {"about": payment.about} if payment.about else {}
+    more = {name: value for name in _RARE if (value := getattr(payment, name))}
     return more | {
         "at": "gateway",
         "operation": payment.operation.value,
