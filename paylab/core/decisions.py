@@ -11,6 +11,7 @@ from typing import Any
 from paylab.core import (
     authorization,
     backoff,
+    follow_ups,
     health,
     idempotency,
     key_rotation,
@@ -55,6 +56,7 @@ class Decisions:
     coordinator_core: Callable[..., Coordinator] = Coordinator
     gateway_fingerprint: Callable[..., str] = idempotency.fingerprint
     gateway_same_request: Callable[..., Any] = idempotency.same_request
+    gateway_follow: Callable[..., Any] = follow_ups.follow
     gateway_open_attempt: Callable[..., Any] = payment.open_attempt
     gateway_conclude: Callable[..., Any] = payment.conclude
     queue_delay: Callable[..., float] = backoff.full_jitter

@@ -5,8 +5,11 @@ from enum import StrEnum
 
 from paylab.core.money import Money
 
-# Why a bank says no. These four end on a receipt as the reason of a decline.
-DECLINE_REASONS = ("INSUFFICIENT_FUNDS", "ACCOUNT_NOT_FOUND", "ACCOUNT_CLOSED", "CURRENCY_MISMATCH")
+# Why a bank says no. These end on a receipt as the reason of a decline.
+DECLINE_REASONS = (
+    *("INSUFFICIENT_FUNDS", "ACCOUNT_NOT_FOUND", "ACCOUNT_CLOSED", "CURRENCY_MISMATCH"),
+    *("AUTHORISATION_EXPIRED", "AUTHORISATION_CLOSED"),
+)
 
 
 class Outcome(StrEnum):
@@ -29,13 +32,42 @@ class Txn:
         return f"{self.payment}/{self.attempt}"
 
 
+class Verb(StrEnum):
+    """What a leg does with the hold of an authorisation."""
+
+    PLACE = "PLACE"  # sets its debit aside until a capture, a void or the expiry; moves nothing
+    TAKE = "TAKE"  # takes its debit out of what is set aside
+    FREE = "FREE"  # gives back what is still set aside; moves nothing
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOrder:
+    """A leg's instruction about the hold of an authorisation, which is a payment's id."""
+
+    verb: Verb
+    authorisation: str
+    # For PLACE: when the bank may let go by itself, seconds since the Unix epoch.
+    expires_at_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """What one account at one bank gains (negative for the payer)."""
+    """What one account at one bank gains (negative for the payer), or with a hold might gain one day."""
 
     bank: str
     account: str
     money: Money
+    hold: HoldOrder | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether a commit posts it."""
+        return self.hold is None or self.hold.verb is Verb.TAKE
+
+    @property
+    def debit_minor(self) -> int:
+        """What must be set aside for it."""
+        return max(0, -self.money.amount_minor)
 
 
 @dataclass(frozen=True, slots=True)

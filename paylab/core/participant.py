@@ -4,8 +4,8 @@ A participant keeps nothing between calls. Inside one write transaction it recei
 transaction and of the accounts and returns their new state; the vote or acknowledgement leaves after
 that write is durable. So bank servers are stateless twins over one ledger.
 
-    unknown ──Prepare, yes──▶ PREPARED ──commit──▶ COMMITTED      a hold is placed, then posted
-       │  └──Prepare, yes, one phase─────────────▶ COMMITTED      posted at once
+    unknown ──Prepare, yes──▶ PREPARED ──commit──▶ COMMITTED      a hold is placed, then carried out
+       │  └──Prepare, yes, one phase─────────────▶ COMMITTED      carried out at once
        │                        └──abort──▶ ABORTED               the hold is released
        └──Prepare, no | abort | Inquire──▶ ABORTED                a tombstone: a late Prepare gets no
 """
@@ -100,12 +100,12 @@ def prepare(
         return Vote(request.txn, yes=False, reason=reason), _tombstone(
             request.txn, reason, forced=request.one_phase
         )
+    books = dict(accounts)
+    for leg in request.legs:
+        books[leg.account] = ledger.hold(books[leg.account], leg)
     if request.one_phase:
-        change = _posted(accounts, request.txn, request.legs, held=False)
+        change = _carried_out(books, request.txn, request.legs)
     else:
-        books = dict(accounts)
-        for leg in request.legs:
-            books[leg.account] = ledger.hold(books[leg.account], leg)
         row = Transaction(request.txn, State.PREPARED, request.legs)
         change = Change(row, _touched(books, request.legs), forced=True)
     return Vote(request.txn, yes=True), change
@@ -124,7 +124,7 @@ def decide(row: Transaction | None, accounts: Mapping[str, Account], request: De
     if row is None:
         return done, _tombstone(request.txn)
     if following is State.COMMITTED:
-        return done, _posted(accounts, row.txn, row.legs, held=True)
+        return done, _carried_out(accounts, row.txn, row.legs)
     books = dict(accounts)
     for leg in row.legs:
         books[leg.account] = ledger.release(books[leg.account], leg)
@@ -143,12 +143,11 @@ def _tombstone(txn: Txn, reason: str = "ALREADY_ABORTED", *, forced: bool = Fals
     return Change(Transaction(txn, State.ABORTED, reason=reason), forced=forced)
 
 
-def _posted(accounts: Mapping[str, Account], txn: Txn, legs: tuple[Leg, ...], *, held: bool) -> Change:
+def _carried_out(accounts: Mapping[str, Account], txn: Txn, legs: tuple[Leg, ...]) -> Change:
     books = dict(accounts)
     for leg in legs:
-        account = books[leg.account]
-        books[leg.account] = ledger.post(ledger.release(account, leg) if held else account, leg)
-    lines = ledger.posting(legs, against=ledger.CLEARING)
+        books[leg.account] = ledger.settle(books[leg.account], leg)
+    lines = ledger.posting([leg for leg in legs if leg.moves], against=ledger.CLEARING)
     return Change(Transaction(txn, State.COMMITTED, legs), _touched(books, legs), lines, forced=True)
 
 

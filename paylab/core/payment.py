@@ -6,6 +6,8 @@
                   tried again                                 ├──cancel──▶ CANCELLED
                                                               └──give up──▶ DEAD_LETTER
 
+Every kind of payment is on this table: `paylab.core.follow_ups` says which may follow which.
+
 Only `open_attempt` opens an attempt, only from CREATED, from QUEUED or after a definite ABORTED, and the
 gateway writes the result by compare-and-set. So however many drivers a payment has, one attempt is open.
 """
@@ -13,7 +15,7 @@ gateway writes the result by compare-and-set. So however many drivers a payment 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from paylab.core.messages import DECLINE_REASONS, Answer, Leg, Outcome, Txn
+from paylab.core.messages import DECLINE_REASONS, Answer, HoldOrder, Leg, Outcome, Txn, Verb
 from paylab.core.money import Money
 from paylab.errors import WrongState
 
@@ -28,6 +30,16 @@ class State(StrEnum):
     QUEUED = "QUEUED"
     CANCELLED = "CANCELLED"
     DEAD_LETTER = "DEAD_LETTER"
+
+
+class Operation(StrEnum):
+    """What a payment does."""
+
+    PAY = "PAY"  # moves money at once
+    AUTHORISE = "AUTHORISE"  # sets the payer's money aside for the payee, until it expires
+    CAPTURE = "CAPTURE"  # moves money that an authorisation has set aside, or part of it
+    VOID = "VOID"  # gives back what an authorisation still sets aside
+    REFUND = "REFUND"  # moves money back to who has paid, or part of it
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -66,6 +78,13 @@ class Payment:
     expires_at_s: float = 0.0
     epoch: int = 0
     accepted_at_s: float = 0.0
+    operation: Operation = Operation.PAY
+    # The payment that this one captures, voids or refunds.
+    about: str = ""
+    # AUTHORISE: until then the money stays set aside.
+    authorised_until_s: float = 0.0
+    # Until then at least its key is remembered; 0 while it is not terminal.
+    key_until_s: float = 0.0
 
     @property
     def txn(self) -> Txn:
@@ -74,10 +93,23 @@ class Payment:
 
     @property
     def legs(self) -> tuple[Leg, ...]:
-        """The debit and the credit."""
+        """The debit and the credit. Both banks take part, also when nothing is moved yet."""
         payer_bank, _, payer = self.payer.partition("/")
         payee_bank, _, payee = self.payee.partition("/")
-        return Leg(payer_bank, payer, -self.money), Leg(payee_bank, payee, self.money)
+        debit, credit = self._hold_orders()
+        return Leg(payer_bank, payer, -self.money, debit), Leg(payee_bank, payee, self.money, credit)
+
+    def _hold_orders(self) -> tuple[HoldOrder | None, HoldOrder | None]:
+        """What payer's and payee's bank do with the authorisation's hold."""
+        if self.operation is Operation.AUTHORISE:
+            place = HoldOrder(Verb.PLACE, self.payment, self.authorised_until_s)
+            return place, place
+        if self.operation is Operation.CAPTURE:
+            return HoldOrder(Verb.TAKE, self.about), None
+        if self.operation is Operation.VOID:
+            free = HoldOrder(Verb.FREE, self.about)
+            return free, free
+        return None, None
 
 
 def open_attempt(payment: Payment, *, expires_at_s: float, epoch: int) -> Payment:

@@ -44,11 +44,63 @@ class LabClient:
     def _paying(
         self, payee: "LabClient | str", amount: str | Money, key: str, deadline_s: float
     ) -> Coroutine[Any, Any, Receipt]:
-        money = amount if isinstance(amount, Money) else parse_money(amount)
-        account = payee.account if isinstance(payee, LabClient) else payee
         return self._client.pay(
-            payer=self.account, payee=account, money=money, key=key, deadline_s=deadline_s
+            payer=self.account, payee=_account(payee), money=_money(amount), key=key, deadline_s=deadline_s
         )
+
+    def authorise(
+        self,
+        payee: "LabClient | str",
+        amount: str | Money,
+        *,
+        lifetime_s: float = 0.0,
+        key: str = "",
+        deadline_s: float = 30.0,
+    ) -> Receipt:
+        """Set `amount` aside for `payee`, who may capture it for `lifetime_s`: 7 days unless given."""
+        authorising = self._client.authorise(
+            payer=self.account,
+            payee=_account(payee),
+            money=_money(amount),
+            lifetime_s=lifetime_s,
+            key=key,
+            deadline_s=deadline_s,
+        )
+        return self._world.call(authorising, timeout_s=deadline_s + 10)
+
+    def capture(
+        self,
+        authorisation: Receipt | str,
+        amount: str | Money | None = None,
+        *,
+        key: str = "",
+        deadline_s: float = 30.0,
+    ) -> Receipt:
+        """Take what was authorised for me, or part of it; without `amount` all that is left.
+
+        Raises WrongState when less is left, or nothing.
+        """
+        money = None if amount is None else _money(amount)
+        capturing = self._client.capture(_payment(authorisation), money, key=key, deadline_s=deadline_s)
+        return self._world.call(capturing, timeout_s=deadline_s + 10)
+
+    def void(self, authorisation: Receipt | str, *, key: str = "", deadline_s: float = 30.0) -> Receipt:
+        """Give back what is left of an authorisation. Raises WrongState."""
+        voiding = self._client.void(_payment(authorisation), key=key, deadline_s=deadline_s)
+        return self._world.call(voiding, timeout_s=deadline_s + 10)
+
+    def refund(
+        self,
+        payment: Receipt | str,
+        amount: str | Money | None = None,
+        *,
+        key: str = "",
+        deadline_s: float = 30.0,
+    ) -> Receipt:
+        """Pay back a payment or capture; without `amount` all that is left of it. Raises WrongState."""
+        money = None if amount is None else _money(amount)
+        refunding = self._client.refund(_payment(payment), money, key=key, deadline_s=deadline_s)
+        return self._world.call(refunding, timeout_s=deadline_s + 10)
 
     def log_out(self) -> None:
         """End the session: the next call logs in again."""
@@ -71,3 +123,15 @@ class LabClient:
         states = self._client.watch(payment)
         while (state := self._world.call(anext(states, None))) is not None:
             yield state
+
+
+def _account(payee: LabClient | str) -> str:
+    return payee.account if isinstance(payee, LabClient) else payee
+
+
+def _money(amount: str | Money) -> Money:
+    return amount if isinstance(amount, Money) else parse_money(amount)
+
+
+def _payment(receipt: Receipt | str) -> str:
+    return receipt.payment if isinstance(receipt, Receipt) else receipt

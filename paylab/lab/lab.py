@@ -59,6 +59,7 @@ class Lab:
 
     `banks` are bank names, each with `bank_servers` servers over one ledger; `policy` chooses how both load
     balancers pick: a name, or a class of yours. A bank server has weight 1 unless `weights` says other.
+    Several `gateways` ("gateway", "gateway-2", …) stand over one store; clients turn to another if one fails.
     With `look_aside` the coordinator watches the list of bank servers and picks for itself. Servers renew
     their leases of `lease_s`, and `replace` fills slots (`paylab.slots()`) with other decisions. Files go to
     a fresh folder, or to `data_dir`, from which a later lab continues.
@@ -77,6 +78,7 @@ class Lab:
         banks: Sequence[str] = ("alpine", "boreal"),
         bank_servers: int = 2,
         auth_servers: int = 2,
+        gateways: int = 1,
         policy: str | Callable[[], Policy] = "round_robin",
         weights: Mapping[str, int] | None = None,
         look_aside: bool = False,
@@ -92,7 +94,7 @@ class Lab:
         commit: "Callable[..., Coordinator] | None" = None,
     ) -> None:
         """Boot every node and wait until all of them serve; `choices` repeat a simulated run."""
-        _check_arguments(banks, bank_servers, auth_servers)
+        _check_arguments(banks, bank_servers, auth_servers, gateways)
         if name in _OPEN:
             _OPEN[name].close()
         self.name = name
@@ -108,6 +110,7 @@ class Lab:
             "banks": tuple(banks),
             "bank_servers": bank_servers,
             "auth_servers": auth_servers,
+            "gateways": gateways,
             "policy": policy,
             "weights": weights,
             "look_aside": look_aside,
@@ -141,6 +144,7 @@ class Lab:
                     banks=banks,
                     bank_servers=bank_servers,
                     auth_servers=auth_servers,
+                    gateways=gateways,
                     lease_s=lease_s,
                     weights=_weights(weights or {}, banks, bank_servers),
                     look_aside=look_aside,
@@ -193,7 +197,7 @@ class Lab:
         password = hmac.digest(self._secret, name.encode(), "sha256").hex()
         await self._network.register(name, password, accounts=accounts, roles=roles)
         host = self._network.client_host(name)
-        return PaymentClient(host, username=name, password=password)
+        return PaymentClient(host, username=name, password=password, gateways=self._network.gateways)
 
     async def runner(self) -> PaymentClient:
         """The user who may pay from any account, as a bank's file channel does."""
@@ -458,13 +462,14 @@ def open_labs() -> tuple["Lab", ...]:
     return tuple(_OPEN.values())
 
 
-def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int) -> None:
+def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int, gateways: int) -> None:
     if isinstance(banks, str) or not banks or len(set(banks)) != len(banks):
         raise LabError("BAD_ARGUMENT", "banks is a list of different names")
     for bank in banks:
         if not NAME.fullmatch(bank):
             raise LabError("BAD_NAME", f"{bank!r} is not a name of lower-case letters, digits and hyphens")
-    for what, count in (("bank_servers", bank_servers), ("auth_servers", auth_servers)):
+    counts = {"bank_servers": bank_servers, "auth_servers": auth_servers, "gateways": gateways}
+    for what, count in counts.items():
         if not 1 <= count <= SERVERS_MAX:
             raise LabError("BAD_ARGUMENT", f"{what} is 1 to {SERVERS_MAX}, not {count}")
 

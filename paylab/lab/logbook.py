@@ -75,7 +75,15 @@ class Logbook:
     def reconcile(self) -> Reconciliation:
         """Compare log, gateway and ledgers, payment by payment. Let everything settle before."""
         logged = [
-            Logged(event.payment, event.state, event.payer, event.payee, wire.money_from_pb(event.money))
+            Logged(
+                event.payment,
+                event.state,
+                event.payer,
+                event.payee,
+                wire.money_from_pb(event.money),
+                event.operation,
+                event.about,
+            )
             for event in self._events()
         ]
         return reconcile(read_books(self._world, self._banks), logged)
@@ -172,6 +180,8 @@ def _row(entry: pb.LogEntry) -> dict[str, Any]:
         "at_s": event.at_s,
         "payment": event.payment,
         "attempt": event.attempt,
+        "operation": event.operation,
+        "about": event.about,
         "state": event.state,
         "reason": event.reason,
         "payer": event.payer,

@@ -97,6 +97,7 @@ class Network:
         bank_servers: int,
         auth_servers: int,
         lease_s: float,
+        gateways: int = 1,
         replacements: Mapping[str, Any],
         password_cost: PasswordCost | None,
         secret: bytes,
@@ -125,7 +126,10 @@ class Network:
             for n in range(1, auth_servers + 1)
         ]
         servers += [
-            ("gateway", Role.GATEWAY, kinds["node.gateway"]),
+            ("gateway" if n == 1 else f"gateway-{n}", Role.GATEWAY, kinds["node.gateway"])
+            for n in range(1, gateways + 1)
+        ]
+        servers += [
             ("coordinator", Role.COORDINATOR, coordinator),
             ("logger", Role.LOGGER, kinds["node.logger"]),
             ("queue", Role.QUEUE, kinds["node.queue"]),
@@ -176,6 +180,11 @@ class Network:
                 if wanted <= {server.server for server in listed if server.eligible}:
                     return
                 await self.operator.sleep(LOOK_AGAIN_S)
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """The gateways, all over one store."""
+        return tuple(name for name, each in self.nodes.items() if each.identity.role is Role.GATEWAY)
 
     # Breaking and repairing ---------------------------------------------------------------------
 

@@ -124,13 +124,14 @@ class BankServer(Node, pb_grpc.BankServicer):
         return await self._books.apply(items, rule, now=self.host.now())
 
     async def _sweep(self) -> None:
-        """Ask the coordinator about everything that has been prepared for long, our twins' too.
+        """Let go of what has expired, and ask the coordinator about what has been prepared for long.
 
-        Once a lease: a twin that died is missed no sooner.
+        Both for our twins, too, and once a lease: a twin that died is missed no sooner.
         """
         while True:
             await self.host.sleep(self._lease_s)
-            txns = await self._books.prepared(before_s=self.host.now() - IN_DOUBT_AFTER_S, limit=SWEEP_MAX)
+            now = self.host.now()
+            txns = await self._books.sweep(now=now, before_s=now - IN_DOUBT_AFTER_S, limit=SWEEP_MAX)
             if not txns:
                 continue
             stub = coordinator_pb2_grpc.CoordinatorStub(self.host.channel("coordinator"))

@@ -1,81 +1,32 @@
 """A bank's disk: accounts, transactions and postings, and how rules are applied to whole batches."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    bindparam,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, select, update
 
 from paylab.core import ledger
-from paylab.core.ledger import Account
+from paylab.core.ledger import Account, Hold
 from paylab.core.messages import Ack, Decide, Inquire, Leg, Prepare, Txn, Vote
 from paylab.core.money import Money
 from paylab.core.participant import Change, State, Transaction
-from paylab.nodes import wire
+from paylab.nodes import bank_rows as rows
+from paylab.nodes.bank_rows import ACCOUNTS, OPENING, POSTINGS, TABLES, StatementRow
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 
-TABLES = MetaData()
-ACCOUNTS = Table(
-    "accounts",
-    TABLES,
-    Column("account", String, primary_key=True),
-    Column("currency", String, nullable=False),
-    Column("posted_minor", BigInteger, nullable=False),
-    Column("held_minor", BigInteger, nullable=False),
-    Column("owner", String, nullable=False),
-    Column("closed", Boolean, nullable=False),
-)
-TRANSACTIONS = Table(
-    "transactions",
-    TABLES,
-    Column("txn", String, primary_key=True),
-    Column("state", String, nullable=False),
-    Column("legs", String, nullable=False),  # JSON: [[account, amount_minor, currency], …]
-    Column("reason", String, nullable=False),
-    Column("since_s", Float, nullable=False),
-    Index("transactions_by_state", "state"),
-)
-POSTINGS = Table(
-    "postings",
-    TABLES,
-    Column("posting", Integer, primary_key=True, autoincrement=True),
-    Column("txn", String, nullable=False),
-    Column("account", String, nullable=False, index=True),
-    Column("amount_minor", BigInteger, nullable=False),
-    Column("currency", String, nullable=False),
-    Column("at_s", Float, nullable=False),
-)
-OPENING = "opening"
 Item = TypeVar("Item", Prepare, Decide, Inquire)
 Answer = TypeVar("Answer", Vote, Ack)
 Rule = Callable[["Books[Any, Any]", Item], tuple[Answer, Change]]
 
 
 @dataclass(frozen=True, slots=True)
-class StatementRow:
-    """One line of an account's statement."""
+class Expired:
+    """An authorisation's hold that was let go of, as it was, and the account after that."""
 
-    posting: int
-    txn: str
-    money: Money
-    at_s: float
+    hold: Hold
+    account: Account
 
 
 class BankStore:
@@ -94,29 +45,40 @@ class BankStore:
     async def apply(self, items: Sequence[Item], rule: "Rule[Item, Answer]", *, now: float) -> list[Answer]:
         """Apply a rule to each item in one write transaction and record what that changed."""
 
-        def apply(connection: Connection) -> tuple[list[Answer], list[Change]]:
-            return Books[Item, Answer](connection, items).apply(items, rule, now=now)
+        def apply(connection: Connection) -> tuple[list[Answer], list[Change], list[Expired]]:
+            books = Books[Item, Answer](connection, items, now=now)
+            answers, changes = books.apply(items, rule, now=now)
+            return answers, changes, books.expired
 
-        answers, _ = await self.store.run(apply, told=lambda done: self._record(done[1]))
+        def record(done: tuple[list[Answer], list[Change], list[Expired]]) -> None:
+            self._record_expired(done[2])
+            self._record(done[1])
+
+        answers, _, _ = await self.store.run(apply, told=record)
         return answers
 
-    async def prepared(self, *, before_s: float, limit: int) -> list[Txn]:
-        """Transactions, of whichever twin, that have been prepared since before then."""
-        asked = {"before_s": before_s, "limit": limit}
-        rows = await self.store.run(lambda connection: connection.execute(_LONG_PREPARED, asked).all())
-        return [wire.txn_from_text(row.txn) for row in rows]
+    async def sweep(self, *, now: float, before_s: float, limit: int) -> list[Txn]:
+        """Let go of what has expired; returns what has been prepared since before then, by whichever twin."""
+
+        def sweep(connection: Connection) -> tuple[list[Expired], list[Txn]]:
+            expired = _expire(connection, rows.read_expired(connection, now=now, limit=limit), now=now)
+            return expired, rows.read_long_prepared(connection, before_s=before_s, limit=limit)
+
+        _, prepared = await self.store.run(sweep, told=lambda done: self._record_expired(done[0]))
+        return prepared
 
     async def open_accounts(self, opening: Sequence[Account], *, now: float) -> int:
         """Open what is not open yet, each balance posted against the funding account; returns how many."""
 
         def open_missing(connection: Connection) -> list[Account]:
-            known = _accounts(connection, [account.account for account in opening])
+            known = rows.read_accounts(connection, [account.account for account in opening])
             fresh = {account.account: account for account in opening if account.account not in known}
             if fresh:
-                connection.execute(insert(ACCOUNTS), [_account_row(account) for account in fresh.values()])
+                rows.insert_accounts(connection, fresh.values())
             legs = [Leg(self._bank, a.account, Money(a.posted_minor, a.currency)) for a in fresh.values()]
             lines = [line for leg in legs for line in ledger.posting([leg], against=ledger.FUNDING)]
-            _post(connection, [(OPENING, line) for line in lines if line.money.amount_minor], now=now)
+            opened = [(OPENING, line) for line in lines if line.money.amount_minor]
+            rows.write_postings(connection, opened, now=now)
             return list(fresh.values())
 
         opened = await self.store.run(open_missing, told=self._record_opened)
@@ -136,6 +98,22 @@ class BankStore:
                 facts=_facts(self._bank, row, change),
             )
 
+    def _record_expired(self, expired: Sequence[Expired]) -> None:
+        for each in expired:
+            account, authorisation = each.account, each.hold.authorisation
+            self._host.recorder.record(
+                Kind.STATE,
+                payments=(authorisation,),
+                detail=f"{Money(each.hold.left_minor, account.currency)} of {authorisation} have expired",
+                facts={
+                    "at": "expired",
+                    "bank": self._bank,
+                    "authorisation": authorisation,
+                    "released_minor": each.hold.left_minor,
+                    "after": [[account.account, account.posted_minor, account.held_minor]],
+                },
+            )
+
     def _record_opened(self, opened: Sequence[Account]) -> None:
         if opened:
             accounts = [[account.account, account.posted_minor, account.currency] for account in opened]
@@ -151,7 +129,7 @@ class BankStore:
 
     async def account(self, name: str) -> Account | None:
         """One account."""
-        return (await self.store.run(lambda connection: _accounts(connection, [name]))).get(name)
+        return (await self.store.run(lambda connection: rows.read_accounts(connection, [name]))).get(name)
 
     async def statement(self, name: str) -> list[StatementRow]:
         """An account's postings, oldest first."""
@@ -165,18 +143,23 @@ class BankStore:
 class Books(Generic[Item, Answer]):
     """The rows that a batch is about, read once, changed by the rules, written once."""
 
-    def __init__(self, connection: Connection, items: Sequence[Item]) -> None:
+    def __init__(self, connection: Connection, items: Sequence[Item], *, now: float) -> None:
         self._connection: Connection = connection
-        txns = [str(item.txn) for item in items]
-        self.rows: dict[Txn, Transaction] = {
-            wire.txn_from_text(row.txn): _transaction(row)
-            for row in connection.execute(_SELECT_TRANSACTIONS, {"txns": txns})
-        }
-        self._known = frozenset(self.rows)
+        self.rows = rows.read_transactions(connection, [item.txn for item in items])
+        self._known_rows = frozenset(self.rows)
         legs = [leg for row in self.rows.values() for leg in row.legs]
-        for item in items:  # a decision's legs are in its row
-            legs += getattr(item, "legs", ())
-        self.accounts = _accounts(connection, dict.fromkeys(leg.account for leg in legs))
+        asked = [
+            leg for item in items for leg in getattr(item, "legs", ())
+        ]  # a decision's legs are in its row
+        legs += asked
+        self.accounts = rows.read_accounts(connection, dict.fromkeys(leg.account for leg in legs))
+        named = dict.fromkeys(leg.hold.authorisation for leg in legs if leg.hold)
+        self.expired: list[Expired] = []
+        if named or (asked and any(account.held_minor for account in self.accounts.values())):
+            rows.read_holds(connection, self.accounts, named=named)
+            # Before the rules look at an account, what has expired there is let go of.
+            self.expired = _expire(connection, self.accounts, now=now)
+        self._known_accounts = dict(self.accounts)
 
     def apply(
         self, items: Sequence[Item], rule: "Rule[Item, Answer]", *, now: float
@@ -196,54 +179,31 @@ class Books(Generic[Item, Answer]):
 
     def _write(self, changes: Iterable[Change], *, now: float) -> None:
         touched = dict.fromkeys(change.transaction.txn for change in changes if change.transaction)
-        rows = [_transaction_row(self.rows[txn], now=now) for txn in touched]
-        fresh = [row for row, txn in zip(rows, touched, strict=True) if txn not in self._known]
-        changed = [row for row, txn in zip(rows, touched, strict=True) if txn in self._known]
-        if fresh:
-            self._connection.execute(insert(TRANSACTIONS), fresh)
-        if changed:
-            self._connection.execute(
-                _UPDATE_TRANSACTION, [{f"_{k}": v for k, v in row.items()} for row in changed]
-            )
-        accounts = dict.fromkeys(account.account for change in changes for account in change.accounts)
-        if accounts:
-            balances = [_account_row(self.accounts[name]) for name in accounts]
-            self._connection.execute(
-                _UPDATE_ACCOUNT, [{f"_{k}": v for k, v in row.items()} for row in balances]
-            )
+        rows.write_transactions(
+            self._connection, [self.rows[txn] for txn in touched], known=self._known_rows, now=now
+        )
+        names = dict.fromkeys(account.account for change in changes for account in change.accounts)
+        rows.write_accounts(
+            self._connection, [self.accounts[name] for name in names], known=self._known_accounts
+        )
         lines = [
             (str(change.transaction.txn), line)
             for change in changes
             if change.transaction
             for line in change.lines
         ]
-        _post(self._connection, lines, now=now)
+        rows.write_postings(self._connection, lines, now=now)
 
 
-# Asked for ever, mostly in vain, so it is built once.
-_LONG_PREPARED = (
-    select(TRANSACTIONS.c.txn)
-    .where((TRANSACTIONS.c.state == State.PREPARED) & (TRANSACTIONS.c.since_s < bindparam("before_s")))
-    .order_by(TRANSACTIONS.c.txn)
-    .limit(bindparam("limit"))
-)
-_SELECT_TRANSACTIONS = select(TRANSACTIONS).where(TRANSACTIONS.c.txn.in_(bindparam("txns", expanding=True)))
-_SELECT_ACCOUNTS = select(ACCOUNTS).where(ACCOUNTS.c.account.in_(bindparam("names", expanding=True)))
-_UPDATE_TRANSACTION = (
-    update(TRANSACTIONS)
-    .where(TRANSACTIONS.c.txn == bindparam("_txn"))
-    .values(
-        state=bindparam("_state"),
-        legs=bindparam("_legs"),
-        reason=bindparam("_reason"),
-        since_s=bindparam("_since_s"),
-    )
-)
-_UPDATE_ACCOUNT = (
-    update(ACCOUNTS)
-    .where(ACCOUNTS.c.account == bindparam("_account"))
-    .values(posted_minor=bindparam("_posted_minor"), held_minor=bindparam("_held_minor"))
-)
+def _expire(connection: Connection, accounts: dict[str, Account], *, now: float) -> list[Expired]:
+    """Let go of what has expired, and put the accounts after that in their places."""
+    known, expired = dict(accounts), list[Expired]()
+    for name, account in known.items():
+        for hold, after in ledger.expirations(account, now=now):
+            accounts[name] = after
+            expired.append(Expired(hold, after))
+    rows.write_accounts(connection, [accounts[each.account.account] for each in expired], known=known)
+    return expired
 
 
 def _facts(bank: str, row: Transaction, change: Change) -> dict[str, Any]:
@@ -260,45 +220,3 @@ def _facts(bank: str, row: Transaction, change: Change) -> dict[str, Any]:
     if change.accounts:
         facts["after"] = [[a.account, a.posted_minor, a.held_minor] for a in change.accounts]
     return facts
-
-
-def _accounts(connection: Connection, names: Iterable[str]) -> dict[str, Account]:
-    rows = connection.execute(_SELECT_ACCOUNTS, {"names": list(names)})
-    return {row["account"]: Account(**row) for row in rows.mappings()}
-
-
-def _account_row(account: Account) -> dict[str, Any]:
-    return {column.name: getattr(account, column.name) for column in ACCOUNTS.c}
-
-
-def _transaction(row: Any) -> Transaction:
-    legs = tuple(
-        Leg("", account, Money(amount, currency)) for account, amount, currency in json.loads(row.legs)
-    )
-    return Transaction(wire.txn_from_text(row.txn), State(row.state), legs, row.reason)
-
-
-def _transaction_row(row: Transaction, *, now: float) -> dict[str, Any]:
-    legs = [[leg.account, leg.money.amount_minor, leg.money.currency] for leg in row.legs]
-    return {
-        "txn": str(row.txn),
-        "state": row.state.value,
-        "legs": json.dumps(legs),
-        "reason": row.reason,
-        "since_s": now,
-    }
-
-
-def _post(connection: Connection, lines: Iterable[tuple[str, ledger.PostingLine]], *, now: float) -> None:
-    rows = [
-        {
-            "txn": txn,
-            "account": line.account,
-            "amount_minor": line.money.amount_minor,
-            "currency": line.money.currency,
-            "at_s": now,
-        }
-        for txn, line in lines
-    ]
-    if rows:
-        connection.execute(insert(POSTINGS), rows)

@@ -4,18 +4,18 @@ Whatever is not known to have failed is asked again with the same key, never wit
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
 
 from paylab.core.money import Money
-from paylab.errors import OutcomeUnknown, Overloaded, Unauthenticated
+from paylab.errors import ERROR_OF_REASON, OutcomeUnknown, Overloaded, Unauthenticated
 from paylab.nodes import wire
 from paylab.nodes.host import Host
-from paylab.nodes.interceptors import ACCOUNT_KEY, BANK_KEY
+from paylab.nodes.interceptors import ACCOUNT_KEY, BANK_KEY, REPLAYED_KEY
 from paylab.pb import authentication_pb2, authentication_pb2_grpc, bank_pb2, bank_pb2_grpc
 from paylab.pb import payment_gateway_pb2 as pb
 from paylab.pb import payment_gateway_pb2_grpc as pb_grpc
@@ -39,20 +39,34 @@ class Receipt:
     money: Money
     attempts: int
     key: str
+    # PAY, AUTHORISE, CAPTURE, VOID or REFUND, and the payment that it follows if it does.
+    operation: str = "PAY"
+    about: str = ""
+    # For an authorisation: when it expires; in a terminal state: until when at least the key is remembered.
+    authorised_until_s: float = 0.0
+    key_until_s: float = 0.0
+    # This answer was given before: it is the same answer.
+    replayed: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         """Write it in one line."""
         why = f" ({self.reason})" if self.reason else ""
-        return f"{self.state}{why}: {self.money} from {self.payer} to {self.payee}, payment {self.payment}"
+        what = "" if self.operation == "PAY" else f"{self.operation.lower()} "
+        return (
+            f"{self.state}{why}: {what}{self.money} from {self.payer} to {self.payee}, payment {self.payment}"
+        )
 
 
 class PaymentClient:
     """One user of the network."""
 
-    def __init__(self, host: Host, *, username: str, password: str) -> None:
-        """Nothing is sent yet."""
+    def __init__(
+        self, host: Host, *, username: str, password: str, gateways: Sequence[str] = ("gateway",)
+    ) -> None:
+        """Nothing is sent yet. Of several gateways over one store, another is asked when one fails."""
         self.username = username
         self._host = host
+        self._gateways = tuple(gateways)
         self._password = password
         self._access_token = ""
         self._refresh_token = ""
@@ -80,19 +94,81 @@ class PaymentClient:
             payee=payee,
             money=wire.money_to_pb(money),
         )
-        return _receipt(await self._until(deadline_s, lambda call: self._gateway().Pay(request, **call)))
+        return await self._ask_for("Pay", request, deadline_s)
+
+    async def authorise(
+        self,
+        *,
+        payer: str,
+        payee: str,
+        money: Money,
+        lifetime_s: float = 0.0,
+        key: str = "",
+        deadline_s: float = 30.0,
+    ) -> Receipt:
+        """Set money aside that the payee may capture for `lifetime_s`, 7 days unless given; else as `pay`."""
+        request = pb.AuthoriseRequest(
+            idempotency_key=key or self._host.new_id(),
+            payer=payer,
+            payee=payee,
+            money=wire.money_to_pb(money),
+            lifetime_s=lifetime_s,
+        )
+        return await self._ask_for("Authorise", request, deadline_s)
+
+    async def capture(
+        self, authorisation: str, money: Money | None = None, *, key: str = "", deadline_s: float = 30.0
+    ) -> Receipt:
+        """Take what was authorised, without `money` all that is left. Raises WrongState; else as `pay`."""
+        request = pb.CaptureRequest(**self._follow_up(authorisation, money, key))
+        return await self._ask_for("Capture", request, deadline_s)
+
+    async def void(self, authorisation: str, *, key: str = "", deadline_s: float = 30.0) -> Receipt:
+        """Give back what is left of an authorisation. Raises WrongState; else as `pay`."""
+        request = pb.VoidRequest(**self._follow_up(authorisation, None, key))
+        return await self._ask_for("Void", request, deadline_s)
+
+    async def refund(
+        self, payment: str, money: Money | None = None, *, key: str = "", deadline_s: float = 30.0
+    ) -> Receipt:
+        """Pay back what I was paid, without `money` all that is left. Raises WrongState; else as `pay`."""
+        request = pb.RefundRequest(**self._follow_up(payment, money, key))
+        return await self._ask_for("Refund", request, deadline_s)
+
+    def _follow_up(self, payment: str, money: Money | None, key: str) -> dict[str, Any]:
+        fields = {"idempotency_key": key or self._host.new_id(), "payment": payment}
+        return fields | ({"money": wire.money_to_pb(money)} if money is not None else {})
+
+    async def _ask_for(self, method: str, request: Any, deadline_s: float) -> Receipt:
+        async def ask(call: dict[str, Any]) -> Receipt:
+            message, trailing = await self._at_gateway(method, request, call)
+            return _receipt(message, replayed=any(name == REPLAYED_KEY for name, _ in trailing))
+
+        return await self._until(deadline_s, ask)
+
+    async def _at_gateway(self, method: str, request: Any, call: dict[str, Any]) -> tuple[Any, Any]:
+        """One call; the next one goes to another gateway if this one did not answer."""
+        asked = self._gateways[0]
+        pending = getattr(self._gateway(), method)(request, **call)
+        try:
+            return await pending, await pending.trailing_metadata()
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            told = isinstance(error, grpc.aio.AioRpcError) and wire.status_to_error(error).reason
+            if told not in ERROR_OF_REASON and asked == self._gateways[0]:
+                self._gateways = (*self._gateways[1:], asked)
+            raise
 
     async def payment(self, payment: str, *, deadline_s: float = 10.0) -> Receipt:
         """Where a payment stands. Raises NotFound."""
         request = pb.GetPaymentRequest(payment=payment)
-        return _receipt(
-            await self._until(deadline_s, lambda call: self._gateway().GetPayment(request, **call))
-        )
+        return await self._ask_for("GetPayment", request, deadline_s)
 
     async def payments(self, *, limit: int = 100, deadline_s: float = 10.0) -> list[Receipt]:
         """My payments, newest first."""
         request = pb.ListPaymentsRequest(limit=limit)
-        response = await self._until(deadline_s, lambda call: self._gateway().ListPayments(request, **call))
+        response, _ = await self._until(
+            deadline_s, lambda call: self._at_gateway("ListPayments", request, call)
+        )
         return [_receipt(receipt) for receipt in response.receipts]
 
     async def watch(self, payment: str) -> AsyncIterator[Receipt]:
@@ -187,7 +263,7 @@ class PaymentClient:
         return authentication_pb2_grpc.AuthenticationStub(self._host.channel("auth-lb"))
 
     def _gateway(self) -> "pb_grpc.PaymentGatewayAsyncStub":
-        return pb_grpc.PaymentGatewayStub(self._host.channel("gateway"))
+        return pb_grpc.PaymentGatewayStub(self._host.channel(self._gateways[0]))
 
 
 async def _errors(call: Awaitable[T]) -> T:
@@ -205,7 +281,7 @@ async def _errors(call: Awaitable[T]) -> T:
         ) from None
 
 
-def _receipt(message: pb.Receipt) -> Receipt:
+def _receipt(message: pb.Receipt, *, replayed: bool = False) -> Receipt:
     return Receipt(
         payment=message.payment,
         state=pb.PaymentState.Name(message.state),
@@ -215,4 +291,9 @@ def _receipt(message: pb.Receipt) -> Receipt:
         money=wire.money_from_pb(message.money),
         attempts=message.attempts,
         key=message.idempotency_key,
+        operation=pb.Operation.Name(message.operation),
+        about=message.about,
+        authorised_until_s=message.authorised_until_s,
+        key_until_s=message.key_until_s,
+        replayed=replayed,
     )

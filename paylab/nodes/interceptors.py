@@ -28,6 +28,8 @@ BANK_KEY = "paylab-bank"
 ACCOUNT_KEY = "paylab-account"
 # Set by a balancer, which vouches for whoever called it.
 CALLER_KEY = "paylab-caller"
+# Trailing metadata of an answer that was given before.
+REPLAYED_KEY = "paylab-replayed"
 # A call without a deadline would wait for ever for a node that hangs.
 TIMEOUT_DEFAULT_S = 10.0
 

@@ -1,23 +1,30 @@
-"""The payment gateway: claims keys, owns payments, drives their attempts and keeps their outcomes."""
+"""The payment gateway: claims keys, owns payments, drives their attempts and keeps their outcomes.
+
+Several gateways may stand over one store: any of them answers and drives any payment, and whoever writes
+second finds what the first has written.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
 
-from paylab.core import idempotency
 from paylab.core import payment as rules
 from paylab.core.authorization import Role
 from paylab.core.backoff import exponential, full_jitter
+from paylab.core.idempotency import KEY_RETENTION_S, frozen
 from paylab.core.messages import Commit
-from paylab.core.payment import Payment, State
+from paylab.core.money import Money
+from paylab.core.payment import Operation, Payment, State
 from paylab.errors import NotFound, OutcomeUnknown
 from paylab.nodes import wire
 from paylab.nodes.host import Host
-from paylab.nodes.interceptors import current_caller
+from paylab.nodes.interceptors import REPLAYED_KEY, current_caller
 from paylab.nodes.node import Node
 from paylab.nodes.outbox import OutboxPump
+from paylab.nodes.payment_messages import LOG, QUEUE, SAVED, Request, outbox_rows
 from paylab.nodes.payment_store import OUTBOX, PaymentStore
 from paylab.pb import coordinator_pb2, coordinator_pb2_grpc, money_pb2
 from paylab.pb import offline_queue_pb2 as queue_pb
@@ -27,8 +34,6 @@ from paylab.pb import payment_gateway_pb2_grpc as pb_grpc
 from paylab.pb import transaction_logger_pb2 as log_pb
 from paylab.pb import transaction_logger_pb2_grpc as log_pb_grpc
 
-LOG, QUEUE, SAVED = "log", "queue", "saved"
-
 # An attempt that the coordinator has not begun by then is closed unbegun.
 ATTEMPT_LIFETIME_S = 20.0
 # The coordinator answers when it knows or our time ends: the longer it has not known, the longer we listen.
@@ -37,6 +42,9 @@ COMMIT_TIMEOUT_CAP_S = 60.0
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 2.0
 RESUME_EVERY_S = 30.0
+# Another gateway may have changed what somebody watches here.
+LOOK_AGAIN_S = 1.0
+FORGET_KEYS_EVERY_S = 3600.0
 # Answer OUTCOME_UNKNOWN this long before the caller would stop listening.
 ANSWER_MARGIN_S = 0.1
 LIST_DEFAULT = 100
@@ -48,10 +56,11 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
     role = Role.GATEWAY
 
-    def __init__(self, host: Host) -> None:
-        """Keep payments in the store "gateway"."""
+    def __init__(self, host: Host, *, key_retention_s: float = KEY_RETENTION_S) -> None:
+        """Keep payments in the store "gateway", and their keys so long after their end."""
         super().__init__(host)
         self._payments = PaymentStore(host)
+        self._key_retention_s = key_retention_s
         self._epoch = 0
         self._learning = asyncio.Lock()
         self._drivers: dict[str, asyncio.Task[Payment]] = {}
@@ -73,6 +82,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
     async def run(self) -> None:
         """Drive whatever was left open, now and from time to time, and pump the outbox."""
         self.host.spawn(self._resume(), daemon=True)
+        self.host.spawn(self._forget_keys(), daemon=True)
         for pump in self._pumps.values():
             self.host.spawn(pump.run(), daemon=True)
 
@@ -83,26 +93,45 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
         Raises OutcomeUnknown when the caller's time ends first; the work goes on.
         """
-        caller, money = current_caller(), wire.money_from_pb(request.money)
-        payer, payee = request.payer, request.payee
-        idempotency.check_request(key=request.idempotency_key, payer=payer, payee=payee, money=money)
-        self.host.decisions.access_account(caller, payer)
-        wanted = Payment(
-            payment=self.host.new_id(),
-            caller=caller.subject,
-            key=request.idempotency_key,
-            fingerprint=self.host.decisions.gateway_fingerprint(payer=payer, payee=payee, money=money),
-            payer=payer,
-            payee=payee,
-            money=money,
-            accepted_at_s=self.host.now(),
-        )
+        return await self._accept(self._request(request).pay(request), context)
+
+    async def Authorise(self, request: pb.AuthoriseRequest, context: Any) -> pb.Receipt:
+        """Set money aside for the payee, who may capture it. Raises as Pay."""
+        return await self._accept(self._request(request).authorise(request), context)
+
+    async def Capture(self, request: pb.CaptureRequest, context: Any) -> pb.Receipt:
+        """Take what was authorised, or part of it. Raises as Pay, NotFound, WrongState."""
+        return await self._accept(await self._follow_up(Operation.CAPTURE, request), context)
+
+    async def Void(self, request: pb.VoidRequest, context: Any) -> pb.Receipt:
+        """Give back what is left of an authorisation. Raises as Pay, NotFound, WrongState."""
+        return await self._accept(await self._follow_up(Operation.VOID, request), context)
+
+    async def Refund(self, request: pb.RefundRequest, context: Any) -> pb.Receipt:
+        """Pay back what was paid or captured, or part of it. Raises as Pay, NotFound, WrongState."""
+        return await self._accept(await self._follow_up(Operation.REFUND, request), context)
+
+    def _request(self, request: Any) -> Request:
+        return Request(self.host, current_caller(), request.idempotency_key)
+
+    async def _follow_up(self, operation: Operation, request: Any) -> Payment:
+        amount: Money | None = None
+        if operation is not Operation.VOID and request.HasField("money"):
+            amount = wire.money_from_pb(request.money)
+        about = await self._payments.read(request.payment)
+        return self._request(request).follow(operation, about, amount)
+
+    async def _accept(self, wanted: Payment, context: Any) -> pb.Receipt:
+        """Claim the key and carry the payment out, or answer for the one that has the key."""
         wanted = self.host.decisions.gateway_open_attempt(
             wanted, expires_at_s=self._expiry(), epoch=await self._known_epoch()
         )
-        payment = await self._payments.claim(wanted)
-        if payment is not wanted:
+        payment, mine = await self._payments.claim(wanted)
+        if not mine:
             payment = self.host.decisions.gateway_same_request(payment, wanted.fingerprint)
+            if payment.state in rules.TERMINAL:
+                # Outside of the answer, whose bytes are those of the first time.
+                context.set_trailing_metadata(((REPLAYED_KEY, "true"),))
         return wire.receipt_to_pb(await self._settled(payment, context))
 
     async def GetPayment(self, request: pb.GetPaymentRequest, context: Any) -> pb.Receipt:
@@ -123,7 +152,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
             async with self._changed:
                 latest = await self._payments.read(payment.payment)
                 if latest == payment:
-                    await self._changed.wait()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_AGAIN_S):
+                            await self._changed.wait()
                     continue
             assert latest is not None
             payment = latest
@@ -201,6 +232,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
 
     async def _replace(self, payment: Payment, following: Payment) -> Payment:
         """Compare-and-set the payment's row, with its outbox rows; returns what stands there afterwards."""
+        following = frozen(following, now=self.host.now(), retention_s=self._key_retention_s)
         rows = self._outbox_rows(following)
         present = await self._payments.replace(payment, following, rows)
         if present is not following:
@@ -212,11 +244,22 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         return following
 
     async def _resume(self) -> None:
-        """Drive every payment whose attempt is open and that nobody drives: after a restart, all of them."""
+        """Drive every payment whose attempt is open and that nobody drives: after a restart, all of them.
+
+        Another gateway may have died and left us some, and rows in the outbox.
+        """
         while True:
             for payment in await self._payments.open_payments():
                 self._drive_in_background(payment)
             await self.host.sleep(RESUME_EVERY_S)
+            for pump in self._pumps.values():
+                pump.wake()
+
+    async def _forget_keys(self) -> None:
+        """Drop the keys whose time is over, so that they do not grow for ever."""
+        while True:
+            await self.host.sleep(FORGET_KEYS_EVERY_S)
+            await self._payments.forget_keys(now=self.host.now())
 
     # Steps --------------------------------------------------------------------------------------
 
@@ -254,29 +297,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
     # Outbox -------------------------------------------------------------------------------------
 
     def _outbox_rows(self, payment: Payment) -> list[tuple[str, bytes]]:
-        """What others must learn about a payment's new state."""
-        if payment.state is State.PREPARING:
-            return []
-        event = log_pb.LogEvent(
-            event_id=f"{payment.txn}/{payment.state}",
-            payment=payment.payment,
-            attempt=payment.attempt,
-            state=payment.state.value,
-            reason=payment.reason,
-            payer=payment.payer,
-            payee=payment.payee,
-            money=wire.money_to_pb(payment.money),
-            at_s=self.host.now(),
-        )
-        rows: list[tuple[str, bytes]] = [(LOG, event.SerializeToString(deterministic=True))]
-        if payment.state is State.QUEUED:
-            item = queue_pb.EnqueueItem(
-                payment=payment.payment, payer=payment.payer, attempts=payment.attempt
-            )
-            rows.append((QUEUE, item.SerializeToString(deterministic=True)))
-        if payment.state is State.COMMITTED:
-            rows.append((SAVED, wire.txn_to_pb(payment.txn).SerializeToString(deterministic=True)))
-        return rows
+        return outbox_rows(payment, now=self.host.now())
 
     async def _send_log(self, payloads: list[bytes]) -> None:
         stub = log_pb_grpc.TransactionLoggerStub(self.host.channel("logger"))

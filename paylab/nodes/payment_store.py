@@ -3,12 +3,14 @@
 What many callers ask for at the same time is written in one transaction, each statement once for all.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Float,
@@ -17,7 +19,6 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    UniqueConstraint,
     bindparam,
     insert,
     select,
@@ -25,7 +26,8 @@ from sqlalchemy import (
 )
 
 from paylab.core.money import Money
-from paylab.core.payment import Payment, State
+from paylab.core.payment import Operation, Payment, State
+from paylab.errors import PaylabError
 from paylab.nodes.batching import Batcher
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
@@ -50,14 +52,29 @@ PAYMENTS = Table(
     Column("expires_at_s", Float, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("accepted_at_s", Float, nullable=False),
-    UniqueConstraint("caller", "key"),
+    Column("operation", String, nullable=False),
+    Column("about", String, nullable=False),
+    Column("authorised_until_s", Float, nullable=False),
+    Column("key_until_s", Float, nullable=False),
+    # Whether the key still stands for this payment.
+    Column("key_kept", Boolean, nullable=False, default=True),
     Index("payments_by_state", "state"),
 )
+KEY_KEPT = PAYMENTS.c.key_kept.is_(True)
+FOLLOWS = PAYMENTS.c.about != ""
+# Keys that are forgotten leave the index, so that it is as long as the retention and not as all payments.
+Index("payments_by_key", PAYMENTS.c.key, PAYMENTS.c.caller, unique=True, sqlite_where=KEY_KEPT)
+Index("payments_by_about", PAYMENTS.c.about, sqlite_where=FOLLOWS)
 OUTBOX = outbox_table(TABLES)
 
 _INSERT = insert(PAYMENTS)
 _OPEN = select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment)
-_BY_KEY = select(PAYMENTS).where(PAYMENTS.c.key.in_(bindparam("keys", expanding=True)))
+_BY_KEY = select(PAYMENTS).where(KEY_KEPT & PAYMENTS.c.key.in_(bindparam("keys", expanding=True)))
+_FOLLOWING = (
+    select(PAYMENTS)
+    .where(FOLLOWS & PAYMENTS.c.about.in_(bindparam("payments", expanding=True)))
+    .order_by(PAYMENTS.c.payment)
+)
 _BY_ID = select(PAYMENTS).where(PAYMENTS.c.payment.in_(bindparam("payments", expanding=True)))
 # What an attempt changes; the rest of a payment is written once.
 _UPDATE = (
@@ -66,10 +83,19 @@ _UPDATE = (
     .values(
         {
             name: bindparam(f"_{name}")
-            for name in ("state", "attempt", "in_a_row", "reason", "expires_at_s", "epoch")
+            for name in ("state", "attempt", "in_a_row", "reason", "expires_at_s", "epoch", "key_until_s")
         }
     )
 )
+
+
+_ENDED_KEYS = select(PAYMENTS.c.payment, PAYMENTS.c.caller, PAYMENTS.c.key).where(
+    KEY_KEPT & (PAYMENTS.c.key_until_s > 0) & (PAYMENTS.c.key_until_s <= bindparam("now"))
+)
+_FORGET_KEY = update(PAYMENTS).where(PAYMENTS.c.payment == bindparam("_payment")).values(key_kept=False)
+
+# What claims a payment that follows another, and whether it is allowed to.
+Follow = Callable[[Payment, Payment, Iterable[Payment]], Payment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +114,22 @@ class PaymentStore:
         """Nothing is read yet."""
         self._host = host
         self.store = host.store("gateway")
-        self._claims: Batcher[Payment, Payment] = Batcher(self._claim_all, spawn=host.spawn)
+        self._claims: Batcher[Payment, Payment | PaylabError] = Batcher(self._claim_all, spawn=host.spawn)
         self._replacements: Batcher[Replacement, Payment] = Batcher(self._replace_all, spawn=host.spawn)
 
     async def create_tables(self) -> None:
         """Create what is missing."""
         await self.store.create_tables(TABLES)
 
-    async def claim(self, wanted: Payment) -> Payment:
-        """Enter a payment under its caller and key; returns it, or the one that was there first."""
-        return await self._claims.submit(wanted)
+    async def claim(self, wanted: Payment) -> tuple[Payment, bool]:
+        """Enter a payment under its caller and key; returns it, or the one that was there first, and which.
+
+        Raises WrongState when it follows a payment that does not allow it; nothing is entered then.
+        """
+        claimed = await self._claims.submit(wanted)
+        if isinstance(claimed, PaylabError):
+            raise claimed
+        return claimed, claimed.payment == wanted.payment
 
     async def replace(self, before: Payment, after: Payment, outbox: Sequence[tuple[str, bytes]]) -> Payment:
         """Compare and set; returns what stands there then: `after`, or what somebody else made of it."""
@@ -124,11 +156,32 @@ class PaymentStore:
         rows = await self.store.rows(query)
         return [_payment(row) for row in rows]
 
-    async def _claim_all(self, wanted: Sequence[Payment]) -> list[Payment]:
-        def record(found: list[Payment]) -> None:
-            self._record(mine for mine, owner in zip(wanted, found, strict=True) if mine is owner)
+    async def forget_keys(self, *, now: float) -> int:
+        """Drop the keys of payments that ended so long ago that they may be used again; returns how many."""
 
-        return await self.store.run(lambda connection: _claim_all(connection, wanted), told=record)
+        def forget(connection: Connection) -> Sequence[Any]:
+            ended = connection.execute(_ENDED_KEYS, {"now": now}).all()
+            if ended:
+                connection.execute(_FORGET_KEY, [{"_payment": row.payment} for row in ended])
+            return ended
+
+        def record(ended: Sequence[Any]) -> None:
+            if ended:
+                facts = {"at": "forgotten", "keys": [[row.caller, row.key] for row in ended]}
+                self._host.recorder.record(Kind.STATE, detail=f"forgot {len(ended)} keys", facts=facts)
+
+        forgotten = await self.store.run(forget, told=record)
+        return len(forgotten)
+
+    async def _claim_all(self, wanted: Sequence[Payment]) -> list[Payment | PaylabError]:
+        follow = self._host.decisions.gateway_follow
+        ids = {payment.payment for payment in wanted}
+
+        def record(claimed: list[Payment | PaylabError]) -> None:
+            entered = {each.payment: each for each in claimed if isinstance(each, Payment)}
+            self._record(payment for name, payment in entered.items() if name in ids)
+
+        return await self.store.run(lambda connection: _claim_all(connection, wanted, follow), told=record)
 
     async def _replace_all(self, replacements: Sequence[Replacement]) -> list[Payment]:
         def record(present: list[Payment]) -> None:
@@ -148,18 +201,46 @@ class PaymentStore:
             )
 
 
-def _claim_all(connection: Connection, wanted: Sequence[Payment]) -> list[Payment]:
-    keys = [payment.key for payment in wanted]
-    rows = connection.execute(_BY_KEY, {"keys": keys})
+def _claim_all(
+    connection: Connection, wanted: Sequence[Payment], follow: Follow
+) -> list[Payment | PaylabError]:
+    rows = connection.execute(_BY_KEY, {"keys": [payment.key for payment in wanted]})
     owners = {(payment.caller, payment.key): payment for payment in map(_payment, rows)}
-    fresh = [
-        _row(payment)
-        for payment in wanted
-        if owners.setdefault((payment.caller, payment.key), payment) is payment
-    ]
+    families = _Families(connection, [payment.about for payment in wanted if payment.about])
+    claimed: list[Payment | PaylabError] = []
+    fresh = []
+    for payment in wanted:
+        owner = owners.get((payment.caller, payment.key))
+        if owner is None:
+            try:
+                owner = families.enter(payment, follow) if payment.about else payment
+            except PaylabError as refusal:
+                claimed.append(refusal)
+                continue
+            owners[owner.caller, owner.key] = owner
+            fresh.append(_row(owner))
+        claimed.append(owner)
     if fresh:
         connection.execute(_INSERT, fresh)
-    return [owners[payment.caller, payment.key] for payment in wanted]
+    return claimed
+
+
+class _Families:
+    """Payments that are followed, and those that follow them; one is entered after the other."""
+
+    def __init__(self, connection: Connection, abouts: Sequence[str]) -> None:
+        self._abouts = _read(connection, abouts) if abouts else {}
+        self._followers: defaultdict[str, list[Payment]] = defaultdict(list)
+        if abouts:
+            for follower in map(_payment, connection.execute(_FOLLOWING, {"payments": abouts})):
+                self._followers[follower.about].append(follower)
+
+    def enter(self, wanted: Payment, follow: Follow) -> Payment:
+        """The payment as it may be entered. Raises WrongState."""
+        followers = self._followers[wanted.about]
+        entered = follow(wanted, self._abouts[wanted.about], followers)
+        followers.append(entered)
+        return entered
 
 
 def _replace_all(connection: Connection, replacements: Sequence[Replacement]) -> list[Payment]:
@@ -184,10 +265,15 @@ def _read(connection: Connection, payments: Iterable[str]) -> dict[str, Payment]
     return {payment.payment: payment for payment in map(_payment, rows)}
 
 
+_RARE = ("about", "authorised_until_s")
+
+
 def _facts(payment: Payment) -> dict[str, Any]:
     """What a payment's row says to whoever checks histories."""
-    return {
+    more = {name: value for name in _RARE if (value := getattr(payment, name))}
+    return more | {
         "at": "gateway",
+        "operation": payment.operation.value,
         "payment": payment.payment,
         "attempt": payment.attempt,
         "state": payment.state.value,
@@ -203,13 +289,15 @@ def _facts(payment: Payment) -> dict[str, Any]:
 
 def _row(payment: Payment) -> dict[str, Any]:
     row = {name: getattr(payment, name) for name in _FIELDS}
-    return row | asdict(payment.money) | {"state": payment.state.value}
+    return row | asdict(payment.money) | {"state": payment.state.value, "operation": payment.operation.value}
 
 
 def _payment(row: Any) -> Payment:
     fields = {name: getattr(row, name) for name in _FIELDS}
-    fields["state"] = State(row.state)
+    fields["state"], fields["operation"] = State(row.state), Operation(row.operation)
     return Payment(**fields, money=Money(row.amount_minor, row.currency))
 
 
-_FIELDS = [column.name for column in PAYMENTS.c if column.name not in ("amount_minor", "currency")]
+_FIELDS = [
+    column.name for column in PAYMENTS.c if column.name not in ("amount_minor", "currency", "key_kept")
+]

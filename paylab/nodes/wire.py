@@ -124,11 +124,43 @@ def txn_from_text(text: str) -> core.Txn:
 
 
 def _legs_to_pb(legs: Iterable[core.Leg]) -> list[money_pb2.Leg]:
-    return [money_pb2.Leg(bank=leg.bank, account=leg.account, money=money_to_pb(leg.money)) for leg in legs]
+    return [
+        money_pb2.Leg(
+            bank=leg.bank,
+            account=leg.account,
+            money=money_to_pb(leg.money),
+            hold=_order_to_pb(leg.hold) if leg.hold else None,
+        )
+        for leg in legs
+    ]
 
 
 def _legs_from_pb(legs: Iterable[money_pb2.Leg]) -> tuple[core.Leg, ...]:
-    return tuple(core.Leg(leg.bank, leg.account, money_from_pb(leg.money)) for leg in legs)
+    return tuple(
+        core.Leg(
+            leg.bank,
+            leg.account,
+            money_from_pb(leg.money),
+            _order_from_pb(leg.hold) if leg.HasField("hold") else None,
+        )
+        for leg in legs
+    )
+
+
+def _order_to_pb(order: core.HoldOrder) -> money_pb2.HoldOrder:
+    return money_pb2.HoldOrder(
+        verb=money_pb2.HoldOrder.Verb.Value(order.verb.value),
+        authorisation=order.authorisation,
+        expires_at_s=order.expires_at_s,
+    )
+
+
+def _order_from_pb(message: money_pb2.HoldOrder) -> core.HoldOrder:
+    try:
+        verb = core.Verb(money_pb2.HoldOrder.Verb.Name(message.verb))
+    except ValueError:
+        raise InvalidRequest("INVALID_AMOUNT", "a leg orders what no bank does with a hold") from None
+    return core.HoldOrder(verb, message.authorisation, message.expires_at_s)
 
 
 # Two-phase commit -----------------------------------------------------------------------------------
@@ -254,6 +286,10 @@ def receipt_to_pb(payment: Payment) -> payment_gateway_pb2.Receipt:
         attempts=payment.attempt,
         idempotency_key=payment.key,
         accepted_at_s=payment.accepted_at_s,
+        operation=payment_gateway_pb2.Operation.Value(payment.operation.value),
+        about=payment.about,
+        authorised_until_s=payment.authorised_until_s,
+        key_until_s=payment.key_until_s,
     )
 
 

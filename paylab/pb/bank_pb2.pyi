@@ -277,7 +277,7 @@ class Prepare(_message.Message):
     LEGS_FIELD_NUMBER: _builtins.int
     ONE_PHASE_FIELD_NUMBER: _builtins.int
     one_phase: _builtins.bool
-    """True when the bank is the only one: a yes then posts at once, in one phase."""
+    """True when the bank is the only one: a yes then carries it out at once, in one phase."""
     @_builtins.property
     def txn(self) -> _money_pb2.Txn:
         """The transaction."""
@@ -333,7 +333,9 @@ class Vote(_message.Message):
     yes: _builtins.bool
     """Yes: the bank will commit when told to, whatever happens in between."""
     reason: _builtins.str
-    """Why not: INSUFFICIENT_FUNDS, ACCOUNT_NOT_FOUND, ACCOUNT_CLOSED, CURRENCY_MISMATCH, ALREADY_ABORTED."""
+    """Why not: INSUFFICIENT_FUNDS, ACCOUNT_NOT_FOUND, ACCOUNT_CLOSED, CURRENCY_MISMATCH, AUTHORISATION_EXPIRED,
+    AUTHORISATION_CLOSED, ALREADY_ABORTED.
+    """
     @_builtins.property
     def txn(self) -> _money_pb2.Txn:
         """The transaction."""

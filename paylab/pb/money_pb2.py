@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15paylab/v1/money.proto\x12\tpaylab.v1\"/\n\x05Money\x12\x14\n\x0c\x61mount_minor\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\"E\n\x03Leg\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x1f\n\x05money\x18\x03 \x01(\x0b\x32\x10.paylab.v1.Money\"\'\n\x03Txn\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15paylab/v1/money.proto\x12\tpaylab.v1\"/\n\x05Money\x12\x14\n\x0c\x61mount_minor\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\"i\n\x03Leg\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x1f\n\x05money\x18\x03 \x01(\x0b\x32\x10.paylab.v1.Money\x12\"\n\x04hold\x18\x04 \x01(\x0b\x32\x14.paylab.v1.HoldOrder\"\x9e\x01\n\tHoldOrder\x12\'\n\x04verb\x18\x01 \x01(\x0e\x32\x19.paylab.v1.HoldOrder.Verb\x12\x15\n\rauthorisation\x18\x02 \x01(\t\x12\x14\n\x0c\x65xpires_at_s\x18\x03 \x01(\x01\";\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\t\n\x05PLACE\x10\x01\x12\x08\n\x04TAKE\x10\x02\x12\x08\n\x04\x46REE\x10\x03\"\'\n\x03Txn\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MONEY']._serialized_start=36
   _globals['_MONEY']._serialized_end=83
   _globals['_LEG']._serialized_start=85
-  _globals['_LEG']._serialized_end=154
-  _globals['_TXN']._serialized_start=156
-  _globals['_TXN']._serialized_end=195
+  _globals['_LEG']._serialized_end=190
+  _globals['_HOLDORDER']._serialized_start=193
+  _globals['_HOLDORDER']._serialized_end=351
+  _globals['_HOLDORDER_VERB']._serialized_start=292
+  _globals['_HOLDORDER_VERB']._serialized_end=351
+  _globals['_TXN']._serialized_start=353
+  _globals['_TXN']._serialized_end=392
 # @@protoc_insertion_point(module_scope)

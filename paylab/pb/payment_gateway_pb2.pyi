@@ -20,6 +20,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Operation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OperationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPERATION_UNSPECIFIED: _Operation.ValueType  # 0
+    """Never sent."""
+    PAY: _Operation.ValueType  # 1
+    """Moves money at once."""
+    AUTHORISE: _Operation.ValueType  # 2
+    """Sets the payer's money aside for the payee."""
+    CAPTURE: _Operation.ValueType  # 3
+    """Moves money that an authorisation has set aside."""
+    VOID: _Operation.ValueType  # 4
+    """Gives back what an authorisation still sets aside."""
+    REFUND: _Operation.ValueType  # 5
+    """Moves money back to who has paid."""
+
+class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
+    """What a payment does."""
+
+OPERATION_UNSPECIFIED: Operation.ValueType  # 0
+"""Never sent."""
+PAY: Operation.ValueType  # 1
+"""Moves money at once."""
+AUTHORISE: Operation.ValueType  # 2
+"""Sets the payer's money aside for the payee."""
+CAPTURE: Operation.ValueType  # 3
+"""Moves money that an authorisation has set aside."""
+VOID: Operation.ValueType  # 4
+"""Gives back what an authorisation still sets aside."""
+REFUND: Operation.ValueType  # 5
+"""Moves money back to who has paid."""
+Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
 class _PaymentState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -33,7 +69,7 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     PREPARING: _PaymentState.ValueType  # 2
     """An attempt is on its way; the outcome is not known yet."""
     COMMITTED: _PaymentState.ValueType  # 3
-    """The money has moved. Terminal."""
+    """It is done: the money has moved, or is set aside or given back. Terminal."""
     DECLINED: _PaymentState.ValueType  # 4
     """A bank said no, for the reason given. Terminal."""
     QUEUED: _PaymentState.ValueType  # 5
@@ -53,7 +89,7 @@ CREATED: PaymentState.ValueType  # 1
 PREPARING: PaymentState.ValueType  # 2
 """An attempt is on its way; the outcome is not known yet."""
 COMMITTED: PaymentState.ValueType  # 3
-"""The money has moved. Terminal."""
+"""It is done: the money has moved, or is set aside or given back. Terminal."""
 DECLINED: PaymentState.ValueType  # 4
 """A bank said no, for the reason given. Terminal."""
 QUEUED: PaymentState.ValueType  # 5
@@ -101,6 +137,128 @@ class PayRequest(_message.Message):
 Global___PayRequest: _TypeAlias = PayRequest  # noqa: Y015
 
 @_typing.final
+class AuthoriseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    PAYER_FIELD_NUMBER: _builtins.int
+    PAYEE_FIELD_NUMBER: _builtins.int
+    MONEY_FIELD_NUMBER: _builtins.int
+    LIFETIME_S_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Chosen by the client, unique among its requests, at most 255 characters."""
+    payer: _builtins.str
+    """Account to debit later, as "bank/account"."""
+    payee: _builtins.str
+    """Account that may capture, as "bank/account"."""
+    lifetime_s: _builtins.float
+    """How long it may be captured, in seconds from its acceptance, at most 30 days; 0 means 7 days."""
+    @_builtins.property
+    def money(self) -> _money_pb2.Money:
+        """How much at most, above zero."""
+
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+        payer: _builtins.str = ...,
+        payee: _builtins.str = ...,
+        money: _money_pb2.Money | None = ...,
+        lifetime_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["money", b"money"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "lifetime_s", b"lifetime_s", "money", b"money", "payee", b"payee", "payer", b"payer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthoriseRequest: _TypeAlias = AuthoriseRequest  # noqa: Y015
+
+@_typing.final
+class CaptureRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    MONEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Chosen by the client, unique among its requests, at most 255 characters."""
+    payment: _builtins.str
+    """The payment id of the authorisation."""
+    @_builtins.property
+    def money(self) -> _money_pb2.Money:
+        """How much, above zero; absent for all that is left."""
+
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+        payment: _builtins.str = ...,
+        money: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["money", b"money"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "money", b"money", "payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureRequest: _TypeAlias = CaptureRequest  # noqa: Y015
+
+@_typing.final
+class VoidRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Chosen by the client, unique among its requests, at most 255 characters."""
+    payment: _builtins.str
+    """The payment id of the authorisation."""
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+        payment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidRequest: _TypeAlias = VoidRequest  # noqa: Y015
+
+@_typing.final
+class RefundRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    MONEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Chosen by the client, unique among its requests, at most 255 characters."""
+    payment: _builtins.str
+    """The payment id of the payment or capture."""
+    @_builtins.property
+    def money(self) -> _money_pb2.Money:
+        """How much, above zero; absent for all that is left."""
+
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+        payment: _builtins.str = ...,
+        money: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["money", b"money"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "money", b"money", "payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundRequest: _TypeAlias = RefundRequest  # noqa: Y015
+
+@_typing.final
 class Receipt(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -113,6 +271,10 @@ class Receipt(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     ACCEPTED_AT_S_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
+    AUTHORISED_UNTIL_S_FIELD_NUMBER: _builtins.int
+    KEY_UNTIL_S_FIELD_NUMBER: _builtins.int
     payment: _builtins.str
     """The payment's id."""
     state: Global___PaymentState.ValueType
@@ -129,6 +291,14 @@ class Receipt(_message.Message):
     """The caller's idempotency key."""
     accepted_at_s: _builtins.float
     """When the payment was accepted, seconds since the Unix epoch by the gateway's clock."""
+    operation: Global___Operation.ValueType
+    """What the payment does."""
+    about: _builtins.str
+    """The payment that this one captures, voids or refunds; else empty."""
+    authorised_until_s: _builtins.float
+    """For an authorisation: when it expires, seconds since the Unix epoch; else 0."""
+    key_until_s: _builtins.float
+    """In a terminal state: until then at least the key is remembered, seconds since the Unix epoch; else 0."""
     @_builtins.property
     def money(self) -> _money_pb2.Money:
         """How much."""
@@ -145,10 +315,14 @@ class Receipt(_message.Message):
         attempts: _builtins.int = ...,
         idempotency_key: _builtins.str = ...,
         accepted_at_s: _builtins.float = ...,
+        operation: Global___Operation.ValueType = ...,
+        about: _builtins.str = ...,
+        authorised_until_s: _builtins.float = ...,
+        key_until_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["money", b"money"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at_s", b"accepted_at_s", "attempts", b"attempts", "idempotency_key", b"idempotency_key", "money", b"money", "payee", b"payee", "payer", b"payer", "payment", b"payment", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "accepted_at_s", b"accepted_at_s", "attempts", b"attempts", "authorised_until_s", b"authorised_until_s", "idempotency_key", b"idempotency_key", "key_until_s", b"key_until_s", "money", b"money", "operation", b"operation", "payee", b"payee", "payer", b"payer", "payment", b"payment", "reason", b"reason", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

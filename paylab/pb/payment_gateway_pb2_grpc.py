@@ -39,6 +39,26 @@ class PaymentGatewayStub(object):
                 request_serializer=paylab_dot_v1_dot_payment__gateway__pb2.PayRequest.SerializeToString,
                 response_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
                 _registered_method=True)
+        self.Authorise = channel.unary_unary(
+                '/paylab.v1.PaymentGateway/Authorise',
+                request_serializer=paylab_dot_v1_dot_payment__gateway__pb2.AuthoriseRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+                _registered_method=True)
+        self.Capture = channel.unary_unary(
+                '/paylab.v1.PaymentGateway/Capture',
+                request_serializer=paylab_dot_v1_dot_payment__gateway__pb2.CaptureRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+                _registered_method=True)
+        self.Void = channel.unary_unary(
+                '/paylab.v1.PaymentGateway/Void',
+                request_serializer=paylab_dot_v1_dot_payment__gateway__pb2.VoidRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+                _registered_method=True)
+        self.Refund = channel.unary_unary(
+                '/paylab.v1.PaymentGateway/Refund',
+                request_serializer=paylab_dot_v1_dot_payment__gateway__pb2.RefundRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+                _registered_method=True)
         self.GetPayment = channel.unary_unary(
                 '/paylab.v1.PaymentGateway/GetPayment',
                 request_serializer=paylab_dot_v1_dot_payment__gateway__pb2.GetPaymentRequest.SerializeToString,
@@ -70,7 +90,36 @@ class PaymentGatewayServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Pay(self, request, context):
-        """Asks for a payment. Same caller, same key and same request give the same answer, for ever.
+        """Asks for a payment. Same caller, same key and same request give the present state while the payment is not
+        terminal, then the same answer byte for byte, with `paylab-replayed` in the trailing metadata.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Authorise(self, request, context):
+        """Sets money of the caller's aside for a payee, who may capture it until it expires. Keys as for Pay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Capture(self, request, context):
+        """The payee takes what has been authorised, or part of it. Keys as for Pay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Void(self, request, context):
+        """The payee gives back what is left of an authorisation. Keys as for Pay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Refund(self, request, context):
+        """The payee pays back what was paid or captured, or part of it. Keys as for Pay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +166,26 @@ def add_PaymentGatewayServicer_to_server(servicer, server):
             'Pay': grpc.unary_unary_rpc_method_handler(
                     servicer.Pay,
                     request_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.PayRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.SerializeToString,
+            ),
+            'Authorise': grpc.unary_unary_rpc_method_handler(
+                    servicer.Authorise,
+                    request_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.AuthoriseRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.SerializeToString,
+            ),
+            'Capture': grpc.unary_unary_rpc_method_handler(
+                    servicer.Capture,
+                    request_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.CaptureRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.SerializeToString,
+            ),
+            'Void': grpc.unary_unary_rpc_method_handler(
+                    servicer.Void,
+                    request_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.VoidRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.SerializeToString,
+            ),
+            'Refund': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refund,
+                    request_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.RefundRequest.FromString,
                     response_serializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.SerializeToString,
             ),
             'GetPayment': grpc.unary_unary_rpc_method_handler(
@@ -171,6 +240,114 @@ class PaymentGateway(object):
             target,
             '/paylab.v1.PaymentGateway/Pay',
             paylab_dot_v1_dot_payment__gateway__pb2.PayRequest.SerializeToString,
+            paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Authorise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.PaymentGateway/Authorise',
+            paylab_dot_v1_dot_payment__gateway__pb2.AuthoriseRequest.SerializeToString,
+            paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Capture(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.PaymentGateway/Capture',
+            paylab_dot_v1_dot_payment__gateway__pb2.CaptureRequest.SerializeToString,
+            paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Void(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.PaymentGateway/Void',
+            paylab_dot_v1_dot_payment__gateway__pb2.VoidRequest.SerializeToString,
+            paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.PaymentGateway/Refund',
+            paylab_dot_v1_dot_payment__gateway__pb2.RefundRequest.SerializeToString,
             paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
             options,
             channel_credentials,

@@ -32,7 +32,17 @@ class PaymentGatewayStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PaymentGatewayAsyncStub: ...
     Pay: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.PayRequest, _payment_gateway_pb2.Receipt]
-    """Asks for a payment. Same caller, same key and same request give the same answer, for ever."""
+    """Asks for a payment. Same caller, same key and same request give the present state while the payment is not
+    terminal, then the same answer byte for byte, with `paylab-replayed` in the trailing metadata.
+    """
+    Authorise: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.AuthoriseRequest, _payment_gateway_pb2.Receipt]
+    """Sets money of the caller's aside for a payee, who may capture it until it expires. Keys as for Pay."""
+    Capture: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.CaptureRequest, _payment_gateway_pb2.Receipt]
+    """The payee takes what has been authorised, or part of it. Keys as for Pay."""
+    Void: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.VoidRequest, _payment_gateway_pb2.Receipt]
+    """The payee gives back what is left of an authorisation. Keys as for Pay."""
+    Refund: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.RefundRequest, _payment_gateway_pb2.Receipt]
+    """The payee pays back what was paid or captured, or part of it. Keys as for Pay."""
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.GetPaymentRequest, _payment_gateway_pb2.Receipt]
     """The present state of one of the caller's payments."""
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.ListPaymentsRequest, _payment_gateway_pb2.ListPaymentsResponse]
@@ -48,7 +58,17 @@ class PaymentGatewayStub:
 class PaymentGatewayAsyncStub(PaymentGatewayStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Pay: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.PayRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
-    """Asks for a payment. Same caller, same key and same request give the same answer, for ever."""
+    """Asks for a payment. Same caller, same key and same request give the present state while the payment is not
+    terminal, then the same answer byte for byte, with `paylab-replayed` in the trailing metadata.
+    """
+    Authorise: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.AuthoriseRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
+    """Sets money of the caller's aside for a payee, who may capture it until it expires. Keys as for Pay."""
+    Capture: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.CaptureRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
+    """The payee takes what has been authorised, or part of it. Keys as for Pay."""
+    Void: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.VoidRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
+    """The payee gives back what is left of an authorisation. Keys as for Pay."""
+    Refund: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.RefundRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
+    """The payee pays back what was paid or captured, or part of it. Keys as for Pay."""
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.GetPaymentRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
     """The present state of one of the caller's payments."""
     ListPayments: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.ListPaymentsRequest, _payment_gateway_pb2.ListPaymentsResponse]  # type: ignore[assignment]
@@ -67,7 +87,41 @@ class PaymentGatewayServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_gateway_pb2.PayRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_gateway_pb2.Receipt, _abc.Awaitable[_payment_gateway_pb2.Receipt]]:
-        """Asks for a payment. Same caller, same key and same request give the same answer, for ever."""
+        """Asks for a payment. Same caller, same key and same request give the present state while the payment is not
+        terminal, then the same answer byte for byte, with `paylab-replayed` in the trailing metadata.
+        """
+
+    @_abc_1.abstractmethod
+    def Authorise(
+        self,
+        request: _payment_gateway_pb2.AuthoriseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_gateway_pb2.Receipt, _abc.Awaitable[_payment_gateway_pb2.Receipt]]:
+        """Sets money of the caller's aside for a payee, who may capture it until it expires. Keys as for Pay."""
+
+    @_abc_1.abstractmethod
+    def Capture(
+        self,
+        request: _payment_gateway_pb2.CaptureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_gateway_pb2.Receipt, _abc.Awaitable[_payment_gateway_pb2.Receipt]]:
+        """The payee takes what has been authorised, or part of it. Keys as for Pay."""
+
+    @_abc_1.abstractmethod
+    def Void(
+        self,
+        request: _payment_gateway_pb2.VoidRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_gateway_pb2.Receipt, _abc.Awaitable[_payment_gateway_pb2.Receipt]]:
+        """The payee gives back what is left of an authorisation. Keys as for Pay."""
+
+    @_abc_1.abstractmethod
+    def Refund(
+        self,
+        request: _payment_gateway_pb2.RefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_gateway_pb2.Receipt, _abc.Awaitable[_payment_gateway_pb2.Receipt]]:
+        """The payee pays back what was paid or captured, or part of it. Keys as for Pay."""
 
     @_abc_1.abstractmethod
     def GetPayment(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from paylab.pb import money_pb2 as paylab_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"paylab/v1/transaction_logger.proto\x12\tpaylab.v1\x1a\x15paylab/v1/money.proto\"\xaa\x01\n\x08LogEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07payment\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05payer\x18\x06 \x01(\t\x12\r\n\x05payee\x18\x07 \x01(\t\x12\x1f\n\x05money\x18\x08 \x01(\x0b\x32\x10.paylab.v1.Money\x12\x0c\n\x04\x61t_s\x18\t \x01(\x01\"4\n\rAppendRequest\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.paylab.v1.LogEvent\"\"\n\x0e\x41ppendResponse\x12\x10\n\x08\x61ppended\x18\x01 \x01(\r\"0\n\x0bReadRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"4\n\x0cReadResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.paylab.v1.LogEntry\"#\n\rFollowRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\"&\n\x07LogHead\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\"1\n\rVerifyRequest\x12 \n\x04kept\x18\x01 \x03(\x0b\x32\x12.paylab.v1.LogHead\"R\n\x0eVerifyResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.paylab.v1.LogHead\x12\x11\n\tbroken_at\x18\x02 \x01(\x04\x12\x0b\n\x03why\x18\x03 \x01(\t\"K\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\"\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x13.paylab.v1.LogEvent\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x32\x85\x02\n\x11TransactionLogger\x12=\n\x06\x41ppend\x12\x18.paylab.v1.AppendRequest\x1a\x19.paylab.v1.AppendResponse\x12\x37\n\x04Read\x12\x16.paylab.v1.ReadRequest\x1a\x17.paylab.v1.ReadResponse\x12\x39\n\x06\x46ollow\x12\x18.paylab.v1.FollowRequest\x1a\x13.paylab.v1.LogEntry0\x01\x12=\n\x06Verify\x12\x18.paylab.v1.VerifyRequest\x1a\x19.paylab.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"paylab/v1/transaction_logger.proto\x12\tpaylab.v1\x1a\x15paylab/v1/money.proto\"\xcc\x01\n\x08LogEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07payment\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05payer\x18\x06 \x01(\t\x12\r\n\x05payee\x18\x07 \x01(\t\x12\x1f\n\x05money\x18\x08 \x01(\x0b\x32\x10.paylab.v1.Money\x12\x0c\n\x04\x61t_s\x18\t \x01(\x01\x12\x11\n\toperation\x18\n \x01(\t\x12\r\n\x05\x61\x62out\x18\x0b \x01(\t\"4\n\rAppendRequest\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.paylab.v1.LogEvent\"\"\n\x0e\x41ppendResponse\x12\x10\n\x08\x61ppended\x18\x01 \x01(\r\"0\n\x0bReadRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"4\n\x0cReadResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.paylab.v1.LogEntry\"#\n\rFollowRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\"&\n\x07LogHead\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\"1\n\rVerifyRequest\x12 \n\x04kept\x18\x01 \x03(\x0b\x32\x12.paylab.v1.LogHead\"R\n\x0eVerifyResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.paylab.v1.LogHead\x12\x11\n\tbroken_at\x18\x02 \x01(\x04\x12\x0b\n\x03why\x18\x03 \x01(\t\"K\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\"\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x13.paylab.v1.LogEvent\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x32\x85\x02\n\x11TransactionLogger\x12=\n\x06\x41ppend\x12\x18.paylab.v1.AppendRequest\x1a\x19.paylab.v1.AppendResponse\x12\x37\n\x04Read\x12\x16.paylab.v1.ReadRequest\x1a\x17.paylab.v1.ReadResponse\x12\x39\n\x06\x46ollow\x12\x18.paylab.v1.FollowRequest\x1a\x13.paylab.v1.LogEntry0\x01\x12=\n\x06Verify\x12\x18.paylab.v1.VerifyRequest\x1a\x19.paylab.v1.VerifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paylab.pb.transaction_logge
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOGEVENT']._serialized_start=73
-  _globals['_LOGEVENT']._serialized_end=243
-  _globals['_APPENDREQUEST']._serialized_start=245
-  _globals['_APPENDREQUEST']._serialized_end=297
-  _globals['_APPENDRESPONSE']._serialized_start=299
-  _globals['_APPENDRESPONSE']._serialized_end=333
-  _globals['_READREQUEST']._serialized_start=335
-  _globals['_READREQUEST']._serialized_end=383
-  _globals['_READRESPONSE']._serialized_start=385
-  _globals['_READRESPONSE']._serialized_end=437
-  _globals['_FOLLOWREQUEST']._serialized_start=439
-  _globals['_FOLLOWREQUEST']._serialized_end=474
-  _globals['_LOGHEAD']._serialized_start=476
-  _globals['_LOGHEAD']._serialized_end=514
-  _globals['_VERIFYREQUEST']._serialized_start=516
-  _globals['_VERIFYREQUEST']._serialized_end=565
-  _globals['_VERIFYRESPONSE']._serialized_start=567
-  _globals['_VERIFYRESPONSE']._serialized_end=649
-  _globals['_LOGENTRY']._serialized_start=651
-  _globals['_LOGENTRY']._serialized_end=726
-  _globals['_TRANSACTIONLOGGER']._serialized_start=729
-  _globals['_TRANSACTIONLOGGER']._serialized_end=990
+  _globals['_LOGEVENT']._serialized_end=277
+  _globals['_APPENDREQUEST']._serialized_start=279
+  _globals['_APPENDREQUEST']._serialized_end=331
+  _globals['_APPENDRESPONSE']._serialized_start=333
+  _globals['_APPENDRESPONSE']._serialized_end=367
+  _globals['_READREQUEST']._serialized_start=369
+  _globals['_READREQUEST']._serialized_end=417
+  _globals['_READRESPONSE']._serialized_start=419
+  _globals['_READRESPONSE']._serialized_end=471
+  _globals['_FOLLOWREQUEST']._serialized_start=473
+  _globals['_FOLLOWREQUEST']._serialized_end=508
+  _globals['_LOGHEAD']._serialized_start=510
+  _globals['_LOGHEAD']._serialized_end=548
+  _globals['_VERIFYREQUEST']._serialized_start=550
+  _globals['_VERIFYREQUEST']._serialized_end=599
+  _globals['_VERIFYRESPONSE']._serialized_start=601
+  _globals['_VERIFYRESPONSE']._serialized_end=683
+  _globals['_LOGENTRY']._serialized_start=685
+  _globals['_LOGENTRY']._serialized_end=760
+  _globals['_TRANSACTIONLOGGER']._serialized_start=763
+  _globals['_TRANSACTIONLOGGER']._serialized_end=1024
 # @@protoc_insertion_point(module_scope)

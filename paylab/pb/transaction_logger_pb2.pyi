@@ -34,6 +34,8 @@ class LogEvent(_message.Message):
     PAYEE_FIELD_NUMBER: _builtins.int
     MONEY_FIELD_NUMBER: _builtins.int
     AT_S_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Unique for ever; a repeated one is the same event."""
     payment: _builtins.str
@@ -50,6 +52,10 @@ class LogEvent(_message.Message):
     """Account that is paid, as "bank/account"."""
     at_s: _builtins.float
     """When it happened, seconds since the Unix epoch by the sender's clock."""
+    operation: _builtins.str
+    """What the payment does, as the name of an Operation."""
+    about: _builtins.str
+    """The payment that this one captures, voids or refunds; else empty."""
     @_builtins.property
     def money(self) -> _money_pb2.Money:
         """How much."""
@@ -66,10 +72,12 @@ class LogEvent(_message.Message):
         payee: _builtins.str = ...,
         money: _money_pb2.Money | None = ...,
         at_s: _builtins.float = ...,
+        operation: _builtins.str = ...,
+        about: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["money", b"money"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_s", b"at_s", "attempt", b"attempt", "event_id", b"event_id", "money", b"money", "payee", b"payee", "payer", b"payer", "payment", b"payment", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "at_s", b"at_s", "attempt", b"attempt", "event_id", b"event_id", "money", b"money", "operation", b"operation", "payee", b"payee", "payer", b"payer", "payment", b"payment", "reason", b"reason", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

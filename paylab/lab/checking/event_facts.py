@@ -8,12 +8,15 @@ tells what it is about:
 |---|---|---|
 | opened | a bank server | bank, accounts: [[account, amount_minor, currency], …] |
 | bank | a bank server | bank, txn, state, reason; legs, lines, after: [[account, posted, held], …] |
+| expired | a bank server | bank, authorisation, released_minor, after: it let go of what was held |
 | refusal | a bank server | bank, txn, refusal: a decision that contradicts the bank's row |
 | decision | the coordinator | txn, banks: its commit record is durable |
 | coordinator | the coordinator | txn, outcome, reason, committed_attempt: its answer |
 | decide | the coordinator | items: [[txn, commit], …], on their way to a bank |
 | votes | a bank server | votes: [[txn, yes, reason], …], on their way to the coordinator |
 | gateway | the gateway | payment, attempt, state, reason, caller, key, payer, payee, amount_minor, currency |
+| | | operation; about, authorised_until_s where it has them |
+| forgotten | the gateway | keys: [[caller, key], …] whose time is over |
 | logger | the logger | events: the ids that it appended |
 | queue | the queue | queued: the payments that it took in |
 | receipt | who gives or gets one | what the gateway says, without caller and attempt; attempts |
@@ -52,6 +55,10 @@ def _receipt(message: Any) -> Facts:
         "amount_minor": message.money.amount_minor,
         "currency": message.money.currency,
         "attempts": message.attempts,
+        "operation": gateway_pb.Operation.Name(message.operation),
+        "about": message.about,
+        "authorised_until_s": message.authorised_until_s,
+        "key_until_s": message.key_until_s,
     }
 
 

@@ -48,9 +48,29 @@ class Payment:
         return str(self.row["state"])
 
     @property
+    def operation(self) -> str:
+        """What it does; histories of old knew payments only."""
+        return str(self.row.get("operation", "PAY"))
+
+    @property
+    def moves(self) -> bool:
+        """Whether banks post it."""
+        return self.operation not in ("AUTHORISE", "VOID")
+
+    @property
     def banks(self) -> set[str]:
         """Those that must post it."""
         return {str(self.row[side]).partition("/")[0] for side in ("payer", "payee")}
+
+
+@dataclass(slots=True)
+class SetAside:
+    """What an authorisation sets aside on the payer's account, less what has been taken over."""
+
+    left_minor: int
+    until_s: float
+    # VOIDED or EXPIRED once it has ended.
+    ended: str = ""
 
 
 @dataclass(slots=True)
@@ -67,6 +87,8 @@ class Picture:
     # by bank and account: posted and held
     balances: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     prepared: dict[tuple[str, str], None] = field(default_factory=dict)
+    # by authorisation
+    set_aside: dict[str, SetAside] = field(default_factory=dict)
     # Payments of which somebody has said that an attempt is committed.
     committed: set[str] = field(default_factory=set)
     quiet_moments: int = 0
@@ -103,6 +125,7 @@ class Picture:
 
     def _bank(self, facts: Facts) -> None:
         bank, txn, state = facts["bank"], facts["txn"], facts["state"]
+        self._set_aside(facts)
         known = self.txns.setdefault(txn, Txn())
         if state == "COMMITTED" and known.at.get(bank) != state:
             self.posted_at[bank] += 1
@@ -120,6 +143,45 @@ class Picture:
                 payment.posted.add(bank)
         for account, posted_minor, held_minor in facts.get("after", ()):
             self.balances[bank, account] = (posted_minor, held_minor)
+
+    def change_of_left(self, facts: Facts) -> int:
+        """What a bank's new row will change in what its payment's authorisation has left.
+
+        It follows from the gateway's row and from the states before and after, not from what banks say.
+        """
+        payment, state = self.payment_of(facts["txn"]), facts["state"]
+        if payment is None or payment.row["payer"].partition("/")[0] != facts["bank"]:
+            return 0
+        minor = int(payment.row["amount_minor"])
+        if payment.operation == "AUTHORISE":
+            return minor if state == "COMMITTED" else 0
+        if payment.operation not in ("CAPTURE", "VOID"):
+            return 0
+        prepared = self.txn(facts["txn"]).at.get(facts["bank"]) == "PREPARED"
+        if state == "ABORTED":
+            known = self.set_aside.get(payment.row["about"])
+            return minor if prepared and known is not None and not known.ended else 0
+        # What is prepared was taken over then, not now.
+        return 0 if prepared else -minor
+
+    def _set_aside(self, facts: Facts) -> None:
+        payment, change = self.payment_of(facts["txn"]), self.change_of_left(facts)
+        if payment is None:
+            return
+        if payment.operation == "AUTHORISE" and change:
+            until_s = payment.row["authorised_until_s"]
+            self.set_aside.setdefault(payment.row["payment"], SetAside(change, until_s))
+        elif (known := self.set_aside.get(payment.row.get("about", ""))) is not None:
+            known.left_minor += change
+            if payment.operation == "VOID" and facts["state"] == "COMMITTED":
+                known.ended = "VOIDED"
+
+    def _expired(self, facts: Facts) -> None:
+        known = self.set_aside.get(facts["authorisation"])
+        if known is not None:
+            known.left_minor, known.ended = 0, "EXPIRED"
+        for account, posted_minor, held_minor in facts["after"]:
+            self.balances[facts["bank"], account] = (posted_minor, held_minor)
 
     def _decision(self, facts: Facts) -> None:
         self.txns.setdefault(facts["txn"], Txn()).forced = True
@@ -143,6 +205,7 @@ class Picture:
     TAKE: ClassVar[dict[str, Callable[..., None]]] = {
         "opened": _opened,
         "bank": _bank,
+        "expired": _expired,
         "decision": _decision,
         "coordinator": _coordinator,
         "gateway": _gateway,
@@ -189,6 +252,12 @@ class Fold:
     def bank(self, facts: Facts) -> None:
         """A bank's row has changed."""
 
+    def expired(self, facts: Facts) -> None:
+        """A bank has let go of what an authorisation that has expired still held."""
+
+    def forgotten(self, facts: Facts) -> None:
+        """The gateway has forgotten keys whose time is over."""
+
     def refusal(self, facts: Facts) -> None:
         """A bank has refused a decision."""
 
@@ -218,6 +287,6 @@ class Fold:
 
 
 FACT_METHODS = (
-    *("opened", "bank", "refusal", "decision", "coordinator", "decide"),
+    *("opened", "bank", "expired", "forgotten", "refusal", "decision", "coordinator", "decide"),
     *("votes", "gateway", "logger", "receipt", "quiet"),
 )

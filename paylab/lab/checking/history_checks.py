@@ -6,6 +6,7 @@ The same folds judge both worlds. They know nothing of the ledgers' files, only 
 from collections.abc import Callable, Iterable
 
 from paylab.lab.checking.agreement_folds import Atomicity, Decisions, ForcedFirst, LogAgrees, Rest, Whole
+from paylab.lab.checking.authorisation_folds import Authorisations
 from paylab.lab.checking.event_facts import Facts, facts_of
 from paylab.lab.checking.folds import FACT_METHODS, FINDINGS_MAX, Fold, Picture
 from paylab.lab.checking.money_folds import Acknowledged, Conservation, NoOverdraft, OneCharge
@@ -18,6 +19,7 @@ FOLDS: tuple[type[Fold], ...] = (
     OneCharge,
     Acknowledged,
     NoOverdraft,
+    Authorisations,
     Decisions,
     ForcedFirst,
     SerialisableAccounts,

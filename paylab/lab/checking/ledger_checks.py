@@ -7,12 +7,36 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from paylab.core.log_chain import Entry, verify
 from paylab.lab.real_world import World
 from paylab.pb import transaction_logger_pb2
+
+
+class PaymentRow(NamedTuple):
+    """A payment as the gateway's store has it."""
+
+    state: str
+    attempt: int
+    payer: str
+    payee: str
+    amount_minor: int
+    currency: str
+    caller: str
+    key: str
+    operation: str = "PAY"
+    about: str = ""
+    accepted_at_s: float = 0.0
+    key_until_s: float = 0.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether banks post it."""
+        return self.operation not in ("AUTHORISE", "VOID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +49,11 @@ class Books:
     transactions: dict[str, dict[str, tuple[str, str]]]
     # by bank: posting, txn, account, amount_minor, currency
     postings: dict[str, list[tuple[int, str, str, int, str]]]
-    # by payment: state, attempt, payer, payee, amount_minor, currency, caller, key
-    payments: dict[str, tuple[str, int, str, str, int, str, str, str]]
+    payments: dict[str, PaymentRow]
     # the log as it is stored
     entries: list[Entry] = field(default_factory=list)
+    # by bank and authorisation: account, left_minor, state
+    holds: dict[str, dict[str, tuple[str, int, str]]] = field(default_factory=dict)
 
     @property
     def log(self) -> list[tuple[str, int, str]]:
@@ -39,7 +64,7 @@ class Books:
 
 def read_books(world: World, banks: Iterable[str]) -> Books:
     """Read every store through connections of our own."""
-    accounts, transactions, postings = {}, {}, {}
+    accounts, transactions, postings, holds = {}, {}, {}, {}
     for bank in banks:
         store = f"bank-{bank}"
         rows = world.rows(
@@ -52,16 +77,16 @@ def read_books(world: World, banks: Iterable[str]) -> Books:
             store, "SELECT posting, txn, account, amount_minor, currency FROM postings ORDER BY posting"
         )
         postings[bank] = [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
-    rows = world.rows(
-        "gateway",
-        "SELECT payment, state, attempt, payer, payee, amount_minor, currency, caller, key"
-        " FROM payments ORDER BY payment",
-    )
-    payments = {row[0]: (row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8]) for row in rows}
+        rows = world.rows(
+            store, "SELECT authorisation, account, left_minor, state FROM holds ORDER BY authorisation"
+        )
+        holds[bank] = {row[0]: (row[1], row[2], row[3]) for row in rows}
+    columns = ", ".join(PaymentRow._fields)
+    rows = world.rows("gateway", f"SELECT payment, {columns} FROM payments ORDER BY payment")  # noqa: S608 - names of ours
+    payments = {row[0]: PaymentRow(*row[1:]) for row in rows}
     stored = world.rows("logger", 'SELECT "index", event, hash FROM entries ORDER BY "index"')
-    return Books(
-        accounts, transactions, postings, payments, [Entry(row[0], row[1], row[2]) for row in stored]
-    )
+    entries = [Entry(row[0], row[1], row[2]) for row in stored]
+    return Books(accounts, transactions, postings, payments, entries, holds)
 
 
 def _event(entry: Entry) -> transaction_logger_pb2.LogEvent | None:
@@ -89,7 +114,7 @@ def every_posting_balances(books: Books) -> tuple[int, list[str]]:
 
 
 def balances_are_sums(books: Books) -> tuple[int, list[str]]:
-    """A posted balance is the sum of its lines, and what is held is what prepared debits need."""
+    """A posted balance is the sum of its lines; what is held, of prepared debits and authorisations."""
     count, found = 0, []
     for bank, accounts in books.accounts.items():
         posted: Counter[str] = Counter()
@@ -98,14 +123,18 @@ def balances_are_sums(books: Books) -> tuple[int, list[str]]:
         held: Counter[str] = Counter()
         for state, legs in books.transactions[bank].values():
             if state == "PREPARED":
-                for account, amount_minor, _ in json.loads(legs):
+                for account, amount_minor, *_ in json.loads(legs):
                     held[account] += max(0, -amount_minor)
+        for account, left_minor, _ in books.holds.get(bank, {}).values():
+            held[account] += left_minor
         count += len(accounts)
         for account, (_, posted_minor, held_minor) in accounts.items():
             if posted_minor != posted[account]:
                 found.append(f"{bank}/{account} says {posted_minor}, its lines say {posted[account]}")
             if held_minor != held[account]:
-                found.append(f"{bank}/{account} holds {held_minor}, its prepared debits need {held[account]}")
+                found.append(
+                    f"{bank}/{account} holds {held_minor}, prepared debits and authorisations {held[account]}"
+                )
     return count, found
 
 
@@ -142,7 +171,7 @@ def both_legs_or_none(books: Books) -> tuple[int, list[str]]:
         if payment is None:
             found.append(f"{txn} is committed, but the gateway knows no such payment")
             continue
-        banks = dict.fromkeys(account.partition("/")[0] for account in payment[2:4])
+        banks = dict.fromkeys(account.partition("/")[0] for account in (payment.payer, payment.payee))
         found += [
             f"{txn} is committed, but {states.get(bank, 'unknown')} at {bank}"
             for bank in banks
@@ -152,15 +181,20 @@ def both_legs_or_none(books: Books) -> tuple[int, list[str]]:
 
 
 def no_key_charged_twice(books: Books) -> tuple[int, list[str]]:
-    """At most one committed attempt for every (caller, key)."""
-    committed: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    """At most one committed attempt for every (caller, key), unless the key's time was over in between."""
+    committed: defaultdict[tuple[str, str], list[tuple[PaymentRow, str]]] = defaultdict(list)
     for txn, states in _states_by_txn(books).items():
         payment = books.payments.get(txn.rpartition("/")[0])
         if payment is not None and "COMMITTED" in states.values():
-            committed[payment[6], payment[7]].add(txn)
-    found = [
-        f"key {key!r} was charged {len(txns)} times" for (_, key), txns in committed.items() if len(txns) > 1
-    ]
+            committed[payment.caller, payment.key].append((payment, txn))
+    found = []
+    for (_, key), charges in committed.items():
+        charges.sort(key=lambda charge: (charge[0].accepted_at_s, charge[1]))
+        times = 1 + sum(
+            not 0 < before.key_until_s <= after.accepted_at_s for (before, _), (after, _) in pairwise(charges)
+        )
+        if times > 1:
+            found.append(f"key {key!r} was charged {times} times")
     return len(committed), found
 
 
@@ -187,11 +221,57 @@ def outcome_agrees_with_ledgers(books: Books) -> tuple[int, list[str]]:
     found = []
     for payment, row in books.payments.items():
         at_banks = states_by_payment[payment]
-        if row[0] == "COMMITTED" and not at_banks & {"COMMITTED", "PREPARED"}:
+        if row.state == "COMMITTED" and not at_banks & {"COMMITTED", "PREPARED"}:
             found.append(f"{payment} is COMMITTED at the gateway and in no ledger")
-        if row[0] in ("DECLINED", "CANCELLED", "DEAD_LETTER", "QUEUED") and "COMMITTED" in at_banks:
-            found.append(f"{payment} is {row[0]} at the gateway, but a bank has posted it")
+        if row.state in ("DECLINED", "CANCELLED", "DEAD_LETTER", "QUEUED") and "COMMITTED" in at_banks:
+            found.append(f"{payment} is {row.state} at the gateway, but a bank has posted it")
     return len(books.payments), found
+
+
+def authorisations_add_up(books: Books) -> tuple[int, list[str]]:
+    """What was captured, is being taken over, was given back and is left is what was authorised."""
+    count, found = 0, []
+    for bank, holds in books.holds.items():
+        taken, freed = Counter[str](), Counter[str]()
+        for state, legs in books.transactions[bank].values():
+            for _, amount_minor, _, *order in json.loads(legs) if state != "ABORTED" else ():
+                if order and order[0] in ("TAKE", "FREE"):
+                    taken[order[1]] += max(0, -amount_minor)
+                if order and order[0] == "FREE" and state == "COMMITTED":
+                    freed[order[1]] += max(0, -amount_minor)
+        for authorisation, (account, left_minor, state) in holds.items():
+            count += 1
+            row = books.payments.get(authorisation)
+            if row is None or row.operation != "AUTHORISE" or row.payer != f"{bank}/{account}":
+                found.append(
+                    f"{bank}/{account} holds {left_minor} for {authorisation}, which nobody authorised"
+                )
+                continue
+            total, ended = taken[authorisation] + left_minor, state in ("VOIDED", "EXPIRED")
+            if total > row.amount_minor or (total < row.amount_minor and state != "EXPIRED"):
+                found.append(f"{total} of {authorisation} are accounted for, of {row.amount_minor} ({state})")
+            if (ended and left_minor) or (state == "VOIDED") != bool(freed[authorisation]):
+                found.append(
+                    f"{authorisation} is {state}, {left_minor} are left and {freed[authorisation]} freed"
+                )
+    return count, found
+
+
+def no_more_paid_back_than_paid(books: Books) -> tuple[int, list[str]]:
+    """Refunds in the ledgers sum to no more than the payment or capture that they are about."""
+    refunded: Counter[str] = Counter()
+    states = _states_by_txn(books)
+    for txn, at_banks in states.items():
+        row = books.payments.get(txn.rpartition("/")[0])
+        if row is not None and row.operation == "REFUND" and "COMMITTED" in at_banks.values():
+            refunded[row.about] += row.amount_minor
+    found = [
+        f"{total} of {about} are paid back, which was {row.amount_minor if row else 'never paid'}"
+        for about, total in refunded.items()
+        for row in [books.payments.get(about)]
+        if row is None or row.operation not in ("PAY", "CAPTURE") or total > row.amount_minor
+    ]
+    return len(refunded), found
 
 
 def log_agrees(books: Books) -> tuple[int, list[str]]:
@@ -203,9 +283,9 @@ def log_agrees(books: Books) -> tuple[int, list[str]]:
             found.append(f"the log knows {payment}, the gateway does not")
         elif state in ("COMMITTED", "DECLINED", "CANCELLED", "DEAD_LETTER"):
             ends[payment].add(state)
-            if books.payments[payment][0] != state:
+            if books.payments[payment].state != state:
                 found.append(
-                    f"the log says {payment} is {state}, the gateway says {books.payments[payment][0]}"
+                    f"the log says {payment} is {state}, the gateway says {books.payments[payment].state}"
                 )
     found += [
         f"the log says {payment} is {' and '.join(sorted(s))}" for payment, s in ends.items() if len(s) > 1
@@ -227,6 +307,8 @@ CHECKS: dict[str, Check] = {
     "no key charged twice": no_key_charged_twice,
     "no overdraft": no_overdraft,
     "outcomes agree with ledgers": outcome_agrees_with_ledgers,
+    "authorisations add up": authorisations_add_up,
+    "no more paid back than paid": no_more_paid_back_than_paid,
     "log agrees": log_agrees,
     "the log's chain holds": log_chain_holds,
 }

@@ -8,9 +8,15 @@ from paylab.lab.checking.event_facts import Facts
 from paylab.lab.checking.folds import TERMINAL, Fold, Payment, Picture
 from paylab.nodes.events import Kind
 
-PAY = "/paylab.v1.PaymentGateway/Pay"
+# The calls that carry a key.
+ASKED = frozenset(
+    f"/paylab.v1.PaymentGateway/{method}" for method in ("Pay", "Authorise", "Capture", "Void", "Refund")
+)
 CLEARING = "@clearing"
-RECEIPT_FIELDS = ("state", "reason", "key", "payer", "payee", "amount_minor", "currency", "attempts")
+RECEIPT_FIELDS = (
+    *("state", "reason", "key", "payer", "payee", "amount_minor", "currency", "attempts"),
+    *("operation", "about", "authorised_until_s", "key_until_s"),
+)
 
 
 class Conservation(Fold):
@@ -29,7 +35,8 @@ class Conservation(Fold):
     def bank(self, facts: Facts) -> None:
         """Look at the lines of one posting."""
         lines, txn, bank = facts.get("lines", ()), facts["txn"], facts["bank"]
-        if facts["state"] == "COMMITTED" and not lines:
+        payment = self.picture.payment_of(txn)
+        if facts["state"] == "COMMITTED" and not lines and (payment is None or payment.moves):
             self.broken(f"{bank} committed {txn} and posted nothing")
         if not lines:
             return
@@ -49,7 +56,6 @@ class Conservation(Fold):
         prepared = self.picture.txn(txn).legs.get(bank)
         if prepared and prepared != customers:
             self.broken(f"{bank} posts {customers} for {txn}, prepared was {prepared}")
-        payment = self.picture.payment_of(txn)
         if payment is not None and customers != (asked := _legs_at(payment, bank)):
             self.broken(f"{bank} posts {customers} for {txn}, the payment asks for {asked}")
 
@@ -62,6 +68,8 @@ class Conservation(Fold):
 
 def _legs_at(payment: Payment, bank: str) -> list[list[Any]]:
     row = payment.row
+    if not payment.moves:
+        return []
     legs = ((row["payer"], -row["amount_minor"]), (row["payee"], row["amount_minor"]))
     return [[a.partition("/")[2], minor, row["currency"]] for a, minor in legs if a.partition("/")[0] == bank]
 
@@ -76,11 +84,18 @@ class NoOverdraft(Fold):
 
     def bank(self, facts: Facts) -> None:
         """Look at the balances after each change."""
+        self._look(facts, facts["txn"])
+
+    def expired(self, facts: Facts) -> None:
+        """So, too, when an authorisation expires."""
+        self._look(facts, f"the end of {facts['authorisation']}")
+
+    def _look(self, facts: Facts, what: str) -> None:
         for account, posted_minor, held_minor in facts.get("after", ()):
             self.count += 1
             if not 0 <= held_minor <= posted_minor:
                 where = f"{facts['bank']}/{account}"
-                self.broken(f"{where} has {posted_minor} and holds {held_minor} after {facts['txn']}")
+                self.broken(f"{where} has {posted_minor} and holds {held_minor} after {what}")
 
 
 class OneCharge(Fold):
@@ -121,24 +136,30 @@ class OneCharge(Fold):
             key = self.picture.payments[payment].row["key"] if payment in self.picture.payments else "?"
             self.broken(f"key {key!r} was charged twice, as {charged} and as {txn}")
 
+    def forgotten(self, facts: Facts) -> None:
+        """A key whose time is over may be used again."""
+        for caller, key in facts["keys"]:
+            self._owner.pop((caller, key), None)
+            self._told.pop((caller, key), None)
+
     def receipt(self, facts: Facts) -> None:
         """Compare with the answers before."""
         event = self.picture.event
-        if event.method == PAY and event.kind is Kind.RETURNED:
+        if event.method in ASKED and event.kind is Kind.RETURNED:
             told = self._told.setdefault((event.node, facts["key"]), facts["payment"])
             if told != facts["payment"]:
                 self.broken(
                     f"{event.node} asked with key {facts['key']!r} and got {told}, then {facts['payment']}"
                 )
         if facts["state"] in TERMINAL:
-            answer = tuple(facts[name] for name in RECEIPT_FIELDS)
+            answer = tuple(facts.get(name) for name in RECEIPT_FIELDS)
             first = self._answer.setdefault(facts["payment"], answer)
             if first != answer:
                 self.broken(f"{facts['payment']} was answered {_brief(first)} and {_brief(answer)}")
 
 
 def _brief(answer: Sequence[Any]) -> str:
-    return " ".join(str(part) for part in answer if part != "")
+    return " ".join(str(part) for part in answer if part)
 
 
 class Acknowledged(Fold):

@@ -27,6 +27,8 @@ class Logged:
     payer: str
     payee: str
     money: Money
+    operation: str = "PAY"
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +112,35 @@ def _why(books: Books, logged: Logged | None, moved: Moved, payment: str) -> str
     row = books.payments.get(payment)
     if row is None:
         return "the gateway does not know it"
-    state, _, payer, payee, amount_minor, currency, _, _ = row
+    state = row.state
     if state in TERMINAL and logged is None:
         return "the log does not know its end"
     if logged is not None and state in TERMINAL and logged.state != state:
         return "log and gateway disagree about its end"
-    terms = (payer, payee, Money(amount_minor, currency))
-    if logged is not None and (logged.payer, logged.payee, logged.money) != terms:
+    terms = (row.payer, row.payee, Money(row.amount_minor, row.currency), row.operation, row.about)
+    if logged is not None and terms != (
+        *(logged.payer, logged.payee, logged.money),
+        *(logged.operation, logged.about),
+    ):
         return "log and gateway disagree about who pays whom how much"
-    both = [(payer, -amount_minor, currency), (payee, amount_minor, currency)]
+    both = [(row.payer, -row.amount_minor, row.currency), (row.payee, row.amount_minor, row.currency)]
     lines = [line for lines in moved.values() for line in lines]
-    if sorted(lines) != sorted(both if state == "COMMITTED" else []):
+    if sorted(lines) != sorted(both if state == "COMMITTED" and row.moves else []):
         return "the ledgers did not move what the gateway says"
     return ""
 
 
 def _log_says(logged: Logged | None) -> str:
-    return f"{logged.state} {logged.money}" if logged else MISSING
+    return _says(logged.state, logged.operation, logged.money) if logged else MISSING
 
 
 def _gateway_says(books: Books, payment: str) -> str:
     row = books.payments.get(payment)
-    return f"{row[0]} {Money(row[4], row[5])}" if row else MISSING
+    return _says(row.state, row.operation, Money(row.amount_minor, row.currency)) if row else MISSING
+
+
+def _says(state: str, operation: str, money: Money) -> str:
+    return f"{state} {money}" if operation == "PAY" else f"{state} {operation.lower()} {money}"
 
 
 def _ledgers_say(moved: Moved) -> str:

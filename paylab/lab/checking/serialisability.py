@@ -39,6 +39,9 @@ class SerialisableAccounts(Fold):
         self._postings: dict[Account, list[tuple[str, int]]] = {}
         # (account, how many postings it saw, txn)
         self._reads: list[tuple[Account, int, str]] = []
+        # by authorisation its txn, which read the account for those that capture it: (authorisation, txn)
+        self._authorised: dict[str, str] = {}
+        self._captures: list[tuple[str, str]] = []
 
     def opened(self, facts: Facts) -> None:
         """Accounts begin."""
@@ -57,25 +60,51 @@ class SerialisableAccounts(Fold):
         posted_by = _sums(lines)
         holds_by = _sums(legs, debits=True)
         releases_by = _sums(held, debits=True)
+        set_aside = self._set_aside(facts)
         # In one phase it reads when it posts.
         holds_now = _sums(lines, debits=True) if lines and not held else holds_by
         for name, posted_minor, held_minor in facts.get("after", ()):
             self.count += 1
             account = (bank, name)
-            moved = (posted_by.get(name, 0), holds_by.get(name, 0) - releases_by.get(name, 0))
-            before = self._before(account, posted_minor - moved[0], held_minor - moved[1])
-            if before is None:
-                self.broken(f"{bank}/{name} was never opened")
-            elif (before[0] + moved[0], before[1] + moved[1]) != (posted_minor, held_minor):
-                self.broken(
-                    f"{txn} {state.lower()} left {bank}/{name} at {posted_minor} with {held_minor} held, from"
-                    f" {before[0]} with {before[1]} held it should be {before[0] + moved[0]} with"
-                    f" {before[1] + moved[1]}: it read something else"
-                )
+            held_moved = holds_by.get(name, 0) - releases_by.get(name, 0)
+            moved = (posted_by.get(name, 0), held_moved + set_aside.get(name, 0))
+            self._starts_right(account, (posted_minor, held_minor), moved, f"{txn} {state.lower()}")
             if account in self._postings and name in holds_now and name in (posted_by or holds_by):
                 self._reads.append((account, len(self._postings[account]), txn))
             if moved[0] and account in self._postings:
                 self._postings[account].append((txn, moved[0]))
+
+    def expired(self, facts: Facts) -> None:
+        """What has expired comes off the hold, nothing else."""
+        for name, posted_minor, held_minor in facts["after"]:
+            self.count += 1
+            moved = (0, -facts["released_minor"])
+            what = f"the end of {facts['authorisation']}"
+            self._starts_right((facts["bank"], name), (posted_minor, held_minor), moved, what)
+
+    def _starts_right(
+        self, account: Account, after: tuple[int, int], moved: tuple[int, int], what: str
+    ) -> None:
+        before = self._before(account, after[0] - moved[0], after[1] - moved[1])
+        if before is None:
+            self.broken(f"{'/'.join(account)} was never opened")
+        elif (before[0] + moved[0], before[1] + moved[1]) != after:
+            self.broken(
+                f"{what} left {'/'.join(account)} at {after[0]} with {after[1]} held, from"
+                f" {before[0]} with {before[1]} held it should be {before[0] + moved[0]} with"
+                f" {before[1] + moved[1]}: it read something else"
+            )
+
+    def _set_aside(self, facts: Facts) -> dict[str, int]:
+        """What authorisations do to what the payer's account holds, besides the prepared debits."""
+        payment = self.picture.payment_of(facts["txn"])
+        if payment is None or payment.operation in ("PAY", "REFUND"):
+            return {}
+        if payment.operation == "CAPTURE" and facts["state"] == "COMMITTED":
+            self._captures.append((payment.row["about"], facts["txn"]))
+        elif payment.operation == "AUTHORISE" and facts["state"] == "COMMITTED":
+            self._authorised[payment.row["payment"]] = facts["txn"]
+        return {payment.row["payer"].partition("/")[2]: self.picture.change_of_left(facts)}
 
     def _before(self, account: Account, posted_minor: int, held_minor: int) -> tuple[int, int] | None:
         known = self.picture.balances.get(account)
@@ -140,6 +169,9 @@ class SerialisableAccounts(Fold):
                 edge((account, n), txn)
             else:
                 waiting_for.setdefault(txn, 0)
+        for authorisation, txn in dict.fromkeys(self._captures):
+            if authorisation in self._authorised:
+                edge(self._authorised[authorisation], txn)
         return after, waiting_for
 
     def _amounts(self) -> dict[Any, list[tuple[Account, int]]]:
