@@ -4,6 +4,7 @@ A retry is load on a network that has too much already. So a caller backs off (`
 within its time, and asks one of the limits here before each retry.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -233,14 +234,20 @@ class CircuitBreaker:
     _opened: int = field(init=False, default=0)
     _until_s: float = field(init=False, default=0.0)
 
-    def allows(self, *, now: float) -> bool:
-        """Whether a call may be sent now; of a half-open breaker, each yes is a probe under way."""
+    def room(self, *, now: float) -> float:
+        """How many calls may be sent now; infinitely many while it is closed."""
         if self.state is Circuit.OPEN and now >= self._until_s:
             self.state, self._answered, self._under_way = Circuit.HALF_OPEN, 0, 0
-        if self.state is Circuit.HALF_OPEN and self._answered + self._under_way < self.probes:
-            self._under_way += 1
-            return True
-        return self.state is Circuit.CLOSED
+        if self.state is Circuit.HALF_OPEN:
+            return self.probes - self._answered - self._under_way
+        return math.inf if self.state is Circuit.CLOSED else 0
+
+    def allows(self, *, now: float) -> bool:
+        """Whether a call may be sent now; of a half-open breaker, each yes is a probe under way."""
+        if self.room(now=now) < 1:
+            return False
+        self._under_way += 1
+        return True
 
     def opens_in_s(self, *, now: float) -> float:
         """How long it still lets nothing through."""

@@ -71,10 +71,18 @@ class PaymentClient:
         self._access_token = self._refresh_token = ""
 
     async def pay(
-        self, *, payer: str, payee: str, money: Money, key: str = "", deadline_s: float = 30.0
+        self,
+        *,
+        payer: str,
+        payee: str,
+        money: Money,
+        key: str = "",
+        deadline_s: float = 30.0,
+        when_short: str = "decline",
     ) -> Receipt:
         """Pay once, however often it must be asked. A key is drawn when none is given.
 
+        With `when_short="wait"` a payer who has not enough gets QUEUED, and it is tried again now and then.
         Raises OutcomeUnknown when `deadline_s` has passed without an answer: ask again with the same key.
         """
         request = pb.PayRequest(
@@ -82,8 +90,16 @@ class PaymentClient:
             payer=payer,
             payee=payee,
             money=wire.money_to_pb(money),
+            when_short=wire.when_short_to_pb(when_short),
         )
         return _receipt(await self._until(deadline_s, lambda call: self._gateway().Pay(request, **call)))
+
+    async def cancel(self, payment: str, *, deadline_s: float = 10.0) -> Receipt:
+        """Take a payment back that is queued or a dead letter. Raises NotFound, WrongState."""
+        request = pb.CancelPaymentRequest(payment=payment)
+        return _receipt(
+            await self._until(deadline_s, lambda call: self._gateway().CancelPayment(request, **call))
+        )
 
     async def payment(self, payment: str, *, deadline_s: float = 10.0) -> Receipt:
         """Where a payment stands. Raises NotFound."""
