@@ -20,7 +20,8 @@ from paylab.errors import WrongState
 # A week, as card networks give; a caller may ask for less or more.
 AUTHORISATION_LIFETIME_S = 7 * 24 * 3600.0
 AUTHORISATION_LIFETIME_MAX_S = 30 * 24 * 3600.0
-FAILED = frozenset({State.DECLINED, State.CANCELLED, State.DEAD_LETTER})
+# A dead letter has not failed for good: it can be queued again.
+FAILED = frozenset({State.DECLINED, State.CANCELLED})
 
 
 class Standing(StrEnum):

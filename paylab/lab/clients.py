@@ -4,11 +4,15 @@ from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from paylab.core.money import Money, parse_money
+from paylab.errors import LabError
 from paylab.lab.loop import LabFuture
 from paylab.nodes.client import PaymentClient, Receipt
 
 if TYPE_CHECKING:  # the lab makes its clients, so at run time the import goes the other way
     from paylab.lab.real_world import World
+
+
+WHEN_SHORT = ("decline", "wait")
 
 
 class LabClient:
@@ -26,26 +30,48 @@ class LabClient:
         return f"<client {self.name}, account {self.account}>"
 
     def pay(
-        self, payee: "LabClient | str", amount: str | Money, *, key: str = "", deadline_s: float = 30.0
+        self,
+        payee: "LabClient | str",
+        amount: str | Money,
+        *,
+        key: str = "",
+        deadline_s: float = 30.0,
+        when_short: str = "decline",
     ) -> Receipt:
         """Pay `amount`, such as "12.50 EUR", to another client or to an account such as "boreal/bob".
 
-        Repeating it with the same `key` charges once.
+        Repeating it with the same `key` charges once. With `when_short="wait"` it is queued, not declined,
+        when there is not enough, and tried again now and then.
         Raises a PaylabError that says whether the outcome is known.
         """
-        return self._world.call(self._paying(payee, amount, key, deadline_s), timeout_s=deadline_s + 10)
+        paying = self._paying(payee, amount, key, deadline_s, when_short)
+        return self._world.call(paying, timeout_s=deadline_s + 10)
 
     def submit_pay(
-        self, payee: "LabClient | str", amount: str | Money, *, key: str = "", deadline_s: float = 30.0
+        self,
+        payee: "LabClient | str",
+        amount: str | Money,
+        *,
+        key: str = "",
+        deadline_s: float = 30.0,
+        when_short: str = "decline",
     ) -> LabFuture[Receipt]:
         """Like `pay`, but return at once with a future that can be awaited or asked for its `result()`."""
-        return self._world.submit(self._paying(payee, amount, key, deadline_s))
+        return self._world.submit(self._paying(payee, amount, key, deadline_s, when_short))
 
     def _paying(
-        self, payee: "LabClient | str", amount: str | Money, key: str, deadline_s: float
+        self, payee: "LabClient | str", amount: str | Money, key: str, deadline_s: float, when_short: str
     ) -> Coroutine[Any, Any, Receipt]:
+        if when_short not in WHEN_SHORT:
+            raise LabError("BAD_ARGUMENT", f"when_short is decline or wait, not {when_short!r}")
+        account, money = _account(payee), _money(amount)
         return self._client.pay(
-            payer=self.account, payee=_account(payee), money=_money(amount), key=key, deadline_s=deadline_s
+            payer=self.account,
+            payee=account,
+            money=money,
+            key=key,
+            deadline_s=deadline_s,
+            when_short=when_short,
         )
 
     def authorise(
@@ -101,6 +127,10 @@ class LabClient:
         money = None if amount is None else _money(amount)
         refunding = self._client.refund(_payment(payment), money, key=key, deadline_s=deadline_s)
         return self._world.call(refunding, timeout_s=deadline_s + 10)
+
+    def cancel(self, payment: Receipt | str) -> Receipt:
+        """Take a payment back that is queued or a dead letter. Raises WrongState when it is neither."""
+        return self._world.call(self._client.cancel(_payment(payment)))
 
     def log_out(self) -> None:
         """End the session: the next call logs in again."""

@@ -5,7 +5,7 @@ second finds what the first has written.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from paylab.core.payment import Operation, Payment, State
 from paylab.errors import NotFound, OutcomeUnknown
 from paylab.nodes import wire
 from paylab.nodes.host import Host
-from paylab.nodes.interceptors import REPLAYED_KEY, current_caller
+from paylab.nodes.interceptors import REPLAYED_KEY, current_caller, current_peer
 from paylab.nodes.node import Node
 from paylab.nodes.outbox import OutboxPump
 from paylab.nodes.payment_messages import LOG, QUEUE, SAVED, Request, outbox_rows
@@ -175,6 +175,22 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         payment = await self._existing(request.payment)
         if payment.state is not State.DEAD_LETTER:
             payment = await self._replace(payment, rules.give_up(payment, request.reason))
+        return wire.receipt_to_pb(payment)
+
+    async def CancelPayment(self, request: pb.CancelPaymentRequest, context: Any) -> pb.Receipt:
+        """Take a waiting payment back. Raises NotFound, WrongState; then nothing was taken back."""
+        operator = current_peer().role is Role.OPERATOR
+        find = self._existing if operator else self._own_payment
+        return await self._moved(await find(request.payment), State.CANCELLED, rules.cancel)
+
+    async def Requeue(self, request: pb.RequeueRequest, context: Any) -> pb.Receipt:
+        """Queue a dead letter again. Raises NotFound, WrongState."""
+        return await self._moved(await self._existing(request.payment), State.QUEUED, rules.requeue)
+
+    async def _moved(self, payment: Payment, state: State, rule: Callable[[Payment], Payment]) -> pb.Receipt:
+        """Move a payment by a rule, unless it is there already. Raises WrongState."""
+        while payment.state is not state:
+            payment = await self._replace(payment, rule(payment))
         return wire.receipt_to_pb(payment)
 
     # Driving a payment --------------------------------------------------------------------------

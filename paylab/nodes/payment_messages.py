@@ -1,6 +1,6 @@
 """What clients ask the gateway for, as payments to be entered, and what others are told of a payment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paylab.core import idempotency
 from paylab.core.follow_ups import AUTHORISATION_LIFETIME_MAX_S, AUTHORISATION_LIFETIME_S
@@ -27,7 +27,8 @@ class Request:
 
     def pay(self, message: pb.PayRequest) -> Payment:
         """Raises InvalidRequest, PermissionDenied."""
-        return self._new(message.payer, message.payee, wire.money_from_pb(message.money))
+        payment = self._new(message.payer, message.payee, wire.money_from_pb(message.money))
+        return replace(payment, waits_for_funds=message.when_short == pb.WHEN_SHORT_WAIT)
 
     def authorise(self, message: pb.AuthoriseRequest) -> Payment:
         """Raises InvalidRequest, PermissionDenied."""
@@ -127,8 +128,14 @@ def outbox_rows(payment: Payment, *, now: float) -> list[tuple[str, bytes]]:
         about=payment.about,
     )
     rows: list[tuple[str, bytes]] = [(LOG, event.SerializeToString(deterministic=True))]
-    if payment.state is State.QUEUED:
-        item = queue_pb.EnqueueItem(payment=payment.payment, payer=payment.payer, attempts=payment.attempt)
+    if payment.state in (State.QUEUED, State.CANCELLED):
+        item = queue_pb.EnqueueItem(
+            payment=payment.payment,
+            payer=payment.payer,
+            attempts=payment.attempt,
+            reason=payment.reason,
+            withdrawn=payment.state is State.CANCELLED,
+        )
         rows.append((QUEUE, item.SerializeToString(deterministic=True)))
     if payment.state is State.COMMITTED:
         rows.append((SAVED, wire.txn_to_pb(payment.txn).SerializeToString(deterministic=True)))

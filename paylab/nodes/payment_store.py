@@ -55,6 +55,7 @@ PAYMENTS = Table(
     Column("operation", String, nullable=False),
     Column("about", String, nullable=False),
     Column("authorised_until_s", Float, nullable=False),
+    Column("waits_for_funds", Boolean, nullable=False),
     Column("key_until_s", Float, nullable=False),
     # Whether the key still stands for this payment.
     Column("key_kept", Boolean, nullable=False, default=True),

@@ -25,39 +25,45 @@ _sym_db = _symbol_database.Default()
 from paylab.pb import money_pb2 as paylab_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpaylab/v1/payment_gateway.proto\x12\tpaylab.v1\x1a\x15paylab/v1/money.proto\"d\n\nPayRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x1f\n\x05money\x18\x04 \x01(\x0b\x32\x10.paylab.v1.Money\"~\n\x10\x41uthoriseRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x1f\n\x05money\x18\x04 \x01(\x0b\x32\x10.paylab.v1.Money\x12\x12\n\nlifetime_s\x18\x05 \x01(\x01\"[\n\x0e\x43\x61ptureRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x0f\n\x07payment\x18\x02 \x01(\t\x12\x1f\n\x05money\x18\x03 \x01(\x0b\x32\x10.paylab.v1.Money\"7\n\x0bVoidRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x0f\n\x07payment\x18\x02 \x01(\t\"Z\n\rRefundRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x0f\n\x07payment\x18\x02 \x01(\t\x12\x1f\n\x05money\x18\x03 \x01(\x0b\x32\x10.paylab.v1.Money\"\xbc\x02\n\x07Receipt\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.paylab.v1.PaymentState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05payer\x18\x04 \x01(\t\x12\r\n\x05payee\x18\x05 \x01(\t\x12\x1f\n\x05money\x18\x06 \x01(\x0b\x32\x10.paylab.v1.Money\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12\x15\n\raccepted_at_s\x18\t \x01(\x01\x12\'\n\toperation\x18\n \x01(\x0e\x32\x14.paylab.v1.Operation\x12\r\n\x05\x61\x62out\x18\x0b \x01(\t\x12\x1a\n\x12\x61uthorised_until_s\x18\x0c \x01(\x01\x12\x13\n\x0bkey_until_s\x18\r \x01(\x01\"$\n\x11GetPaymentRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"$\n\x13ListPaymentsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"<\n\x14ListPaymentsResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.paylab.v1.Receipt\"!\n\x0eRedriveRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"0\n\rGiveUpRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*a\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x07\n\x03PAY\x10\x01\x12\r\n\tAUTHORISE\x10\x02\x12\x0b\n\x07\x43\x41PTURE\x10\x03\x12\x08\n\x04VOID\x10\x04\x12\n\n\x06REFUND\x10\x05*\x92\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\r\n\tPREPARING\x10\x02\x12\r\n\tCOMMITTED\x10\x03\x12\x0c\n\x08\x44\x45\x43LINED\x10\x04\x12\n\n\x06QUEUED\x10\x05\x12\r\n\tCANCELLED\x10\x06\x12\x0f\n\x0b\x44\x45\x41\x44_LETTER\x10\x07\x32\xed\x04\n\x0ePaymentGateway\x12\x30\n\x03Pay\x12\x15.paylab.v1.PayRequest\x1a\x12.paylab.v1.Receipt\x12<\n\tAuthorise\x12\x1b.paylab.v1.AuthoriseRequest\x1a\x12.paylab.v1.Receipt\x12\x38\n\x07\x43\x61pture\x12\x19.paylab.v1.CaptureRequest\x1a\x12.paylab.v1.Receipt\x12\x32\n\x04Void\x12\x16.paylab.v1.VoidRequest\x1a\x12.paylab.v1.Receipt\x12\x36\n\x06Refund\x12\x18.paylab.v1.RefundRequest\x1a\x12.paylab.v1.Receipt\x12>\n\nGetPayment\x12\x1c.paylab.v1.GetPaymentRequest\x1a\x12.paylab.v1.Receipt\x12O\n\x0cListPayments\x12\x1e.paylab.v1.ListPaymentsRequest\x1a\x1f.paylab.v1.ListPaymentsResponse\x12\x42\n\x0cWatchPayment\x12\x1c.paylab.v1.GetPaymentRequest\x1a\x12.paylab.v1.Receipt0\x01\x12\x38\n\x07Redrive\x12\x19.paylab.v1.RedriveRequest\x1a\x12.paylab.v1.Receipt\x12\x36\n\x06GiveUp\x12\x18.paylab.v1.GiveUpRequest\x1a\x12.paylab.v1.Receiptb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpaylab/v1/payment_gateway.proto\x12\tpaylab.v1\x1a\x15paylab/v1/money.proto\"\x8e\x01\n\nPayRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x1f\n\x05money\x18\x04 \x01(\x0b\x32\x10.paylab.v1.Money\x12(\n\nwhen_short\x18\x05 \x01(\x0e\x32\x14.paylab.v1.WhenShort\"~\n\x10\x41uthoriseRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x1f\n\x05money\x18\x04 \x01(\x0b\x32\x10.paylab.v1.Money\x12\x12\n\nlifetime_s\x18\x05 \x01(\x01\"[\n\x0e\x43\x61ptureRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x0f\n\x07payment\x18\x02 \x01(\t\x12\x1f\n\x05money\x18\x03 \x01(\x0b\x32\x10.paylab.v1.Money\"7\n\x0bVoidRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x0f\n\x07payment\x18\x02 \x01(\t\"Z\n\rRefundRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x0f\n\x07payment\x18\x02 \x01(\t\x12\x1f\n\x05money\x18\x03 \x01(\x0b\x32\x10.paylab.v1.Money\"\xbc\x02\n\x07Receipt\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.paylab.v1.PaymentState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05payer\x18\x04 \x01(\t\x12\r\n\x05payee\x18\x05 \x01(\t\x12\x1f\n\x05money\x18\x06 \x01(\x0b\x32\x10.paylab.v1.Money\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12\x15\n\raccepted_at_s\x18\t \x01(\x01\x12\'\n\toperation\x18\n \x01(\x0e\x32\x14.paylab.v1.Operation\x12\r\n\x05\x61\x62out\x18\x0b \x01(\t\x12\x1a\n\x12\x61uthorised_until_s\x18\x0c \x01(\x01\x12\x13\n\x0bkey_until_s\x18\r \x01(\x01\"$\n\x11GetPaymentRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"$\n\x13ListPaymentsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"<\n\x14ListPaymentsResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.paylab.v1.Receipt\"!\n\x0eRedriveRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"0\n\rGiveUpRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\'\n\x14\x43\x61ncelPaymentRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"!\n\x0eRequeueRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t*8\n\tWhenShort\x12\x16\n\x12WHEN_SHORT_DECLINE\x10\x00\x12\x13\n\x0fWHEN_SHORT_WAIT\x10\x01*a\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x07\n\x03PAY\x10\x01\x12\r\n\tAUTHORISE\x10\x02\x12\x0b\n\x07\x43\x41PTURE\x10\x03\x12\x08\n\x04VOID\x10\x04\x12\n\n\x06REFUND\x10\x05*\x92\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\r\n\tPREPARING\x10\x02\x12\r\n\tCOMMITTED\x10\x03\x12\x0c\n\x08\x44\x45\x43LINED\x10\x04\x12\n\n\x06QUEUED\x10\x05\x12\r\n\tCANCELLED\x10\x06\x12\x0f\n\x0b\x44\x45\x41\x44_LETTER\x10\x07\x32\xed\x05\n\x0ePaymentGateway\x12\x30\n\x03Pay\x12\x15.paylab.v1.PayRequest\x1a\x12.paylab.v1.Receipt\x12<\n\tAuthorise\x12\x1b.paylab.v1.AuthoriseRequest\x1a\x12.paylab.v1.Receipt\x12\x38\n\x07\x43\x61pture\x12\x19.paylab.v1.CaptureRequest\x1a\x12.paylab.v1.Receipt\x12\x32\n\x04Void\x12\x16.paylab.v1.VoidRequest\x1a\x12.paylab.v1.Receipt\x12\x36\n\x06Refund\x12\x18.paylab.v1.RefundRequest\x1a\x12.paylab.v1.Receipt\x12>\n\nGetPayment\x12\x1c.paylab.v1.GetPaymentRequest\x1a\x12.paylab.v1.Receipt\x12O\n\x0cListPayments\x12\x1e.paylab.v1.ListPaymentsRequest\x1a\x1f.paylab.v1.ListPaymentsResponse\x12\x42\n\x0cWatchPayment\x12\x1c.paylab.v1.GetPaymentRequest\x1a\x12.paylab.v1.Receipt0\x01\x12\x38\n\x07Redrive\x12\x19.paylab.v1.RedriveRequest\x1a\x12.paylab.v1.Receipt\x12\x36\n\x06GiveUp\x12\x18.paylab.v1.GiveUpRequest\x1a\x12.paylab.v1.Receipt\x12\x44\n\rCancelPayment\x12\x1f.paylab.v1.CancelPaymentRequest\x1a\x12.paylab.v1.Receipt\x12\x38\n\x07Requeue\x12\x19.paylab.v1.RequeueRequest\x1a\x12.paylab.v1.Receiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paylab.pb.payment_gateway_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATION']._serialized_start=1083
-  _globals['_OPERATION']._serialized_end=1180
-  _globals['_PAYMENTSTATE']._serialized_start=1183
-  _globals['_PAYMENTSTATE']._serialized_end=1329
-  _globals['_PAYREQUEST']._serialized_start=69
-  _globals['_PAYREQUEST']._serialized_end=169
-  _globals['_AUTHORISEREQUEST']._serialized_start=171
-  _globals['_AUTHORISEREQUEST']._serialized_end=297
-  _globals['_CAPTUREREQUEST']._serialized_start=299
-  _globals['_CAPTUREREQUEST']._serialized_end=390
-  _globals['_VOIDREQUEST']._serialized_start=392
-  _globals['_VOIDREQUEST']._serialized_end=447
-  _globals['_REFUNDREQUEST']._serialized_start=449
-  _globals['_REFUNDREQUEST']._serialized_end=539
-  _globals['_RECEIPT']._serialized_start=542
-  _globals['_RECEIPT']._serialized_end=858
-  _globals['_GETPAYMENTREQUEST']._serialized_start=860
-  _globals['_GETPAYMENTREQUEST']._serialized_end=896
-  _globals['_LISTPAYMENTSREQUEST']._serialized_start=898
-  _globals['_LISTPAYMENTSREQUEST']._serialized_end=934
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=936
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=996
-  _globals['_REDRIVEREQUEST']._serialized_start=998
-  _globals['_REDRIVEREQUEST']._serialized_end=1031
-  _globals['_GIVEUPREQUEST']._serialized_start=1033
-  _globals['_GIVEUPREQUEST']._serialized_end=1081
-  _globals['_PAYMENTGATEWAY']._serialized_start=1332
-  _globals['_PAYMENTGATEWAY']._serialized_end=1953
+  _globals['_WHENSHORT']._serialized_start=1202
+  _globals['_WHENSHORT']._serialized_end=1258
+  _globals['_OPERATION']._serialized_start=1260
+  _globals['_OPERATION']._serialized_end=1357
+  _globals['_PAYMENTSTATE']._serialized_start=1360
+  _globals['_PAYMENTSTATE']._serialized_end=1506
+  _globals['_PAYREQUEST']._serialized_start=70
+  _globals['_PAYREQUEST']._serialized_end=212
+  _globals['_AUTHORISEREQUEST']._serialized_start=214
+  _globals['_AUTHORISEREQUEST']._serialized_end=340
+  _globals['_CAPTUREREQUEST']._serialized_start=342
+  _globals['_CAPTUREREQUEST']._serialized_end=433
+  _globals['_VOIDREQUEST']._serialized_start=435
+  _globals['_VOIDREQUEST']._serialized_end=490
+  _globals['_REFUNDREQUEST']._serialized_start=492
+  _globals['_REFUNDREQUEST']._serialized_end=582
+  _globals['_RECEIPT']._serialized_start=585
+  _globals['_RECEIPT']._serialized_end=901
+  _globals['_GETPAYMENTREQUEST']._serialized_start=903
+  _globals['_GETPAYMENTREQUEST']._serialized_end=939
+  _globals['_LISTPAYMENTSREQUEST']._serialized_start=941
+  _globals['_LISTPAYMENTSREQUEST']._serialized_end=977
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=979
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=1039
+  _globals['_REDRIVEREQUEST']._serialized_start=1041
+  _globals['_REDRIVEREQUEST']._serialized_end=1074
+  _globals['_GIVEUPREQUEST']._serialized_start=1076
+  _globals['_GIVEUPREQUEST']._serialized_end=1124
+  _globals['_CANCELPAYMENTREQUEST']._serialized_start=1126
+  _globals['_CANCELPAYMENTREQUEST']._serialized_end=1165
+  _globals['_REQUEUEREQUEST']._serialized_start=1167
+  _globals['_REQUEUEREQUEST']._serialized_end=1200
+  _globals['_PAYMENTGATEWAY']._serialized_start=1509
+  _globals['_PAYMENTGATEWAY']._serialized_end=2258
 # @@protoc_insertion_point(module_scope)
