@@ -116,7 +116,7 @@ class NetworkPanel(Panel):
             self.wake(LOOK_S)
         if self._unread and not self._reading and time.monotonic() - self._moved_at >= REST_S:
             self._unread, self._reading = False, True
-            self._start(self._read_ledgers)
+            self.start_thread(self._read_ledgers)
 
     # How it looks -------------------------------------------------------------------------------
 
