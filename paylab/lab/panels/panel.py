@@ -209,6 +209,10 @@ class Panel(StillPanel):
             self.tell()
         self._stale = True
 
+    def _asked(self, widget: Any, content: Any, buffers: Any) -> None:
+        if not self.ended:
+            super()._asked(widget, content, buffers)
+
     def _do(self, action: Callable[..., Any], arguments: dict[str, Any]) -> None:
         super()._do(action, arguments)
         self.wake(0.0)
