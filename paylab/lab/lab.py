@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from paylab.core.coordinator import Coordinator
     from paylab.lab.drawing.timeline import Timeline
+    from paylab.lab.panels.network_panel import NetworkPanel
+    from paylab.lab.panels.timeline_panel import TimelinePanel
     from paylab.lab.workload import RunResult
 
 T = TypeVar("T")
@@ -136,6 +138,9 @@ class Lab:
         )
         self._secret = _lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
         self._closed = False
+        self._panel: NetworkPanel | None = None
+        self._at_close: list[Callable[[], None]] = []
+        self._at_check: list[Callable[[checks.Report], None]] = []
         try:
             self._network = self._world.call(
                 Network.boot(
@@ -313,7 +318,10 @@ class Lab:
     def check(self) -> checks.Report:
         """Check the invariants, now. The report says what was checked, how much, and what was found."""
         history = None if self._arguments["processes"] else self._checks
-        return checks.check(self._world, self.banks, history)
+        report = checks.check(self._world, self.banks, history)
+        for callback in self._at_check:
+            callback(report)
+        return report
 
     def settle(self, *, timeout_s: float = 15.0) -> bool:
         """Wait until nothing is in doubt and every outbox is empty; whether that came true in time."""
@@ -346,6 +354,14 @@ class Lab:
 
         return graphs.network_graph(self)
 
+    def panel(self) -> "NetworkPanel":
+        """The live network: watch payments travel, click nodes and edges to break them. One for each lab."""
+        from paylab.lab.panels import network_panel  # noqa: PLC0415 - widgets come with the notebook extra
+
+        if self._panel is None:
+            self._panel = network_panel.NetworkPanel(self)
+        return self._panel
+
     def timeline(self, receipt: Receipt | str, *, limit: int | None = None) -> "Timeline":
         """The space-time diagram of one payment; of its first `limit` events if there are very many."""
         from paylab.lab.drawing import facts, timeline  # noqa: PLC0415 - only for drawing
@@ -356,12 +372,33 @@ class Lab:
             events, nodes=self.nodes, badge=self._world.badge, limit=limit or timeline.LIMIT
         )
 
+    def timeline_panel(self, receipt: Receipt | str = "") -> "TimelinePanel":
+        """The space-time diagram of everything that memory keeps, to scroll, filter and step through.
+
+        With a `receipt` it begins with that payment alone.
+        """
+        from paylab.lab.panels import timeline_panel  # noqa: PLC0415 - widgets come with the notebook extra
+
+        payment = receipt.payment if isinstance(receipt, Receipt) else receipt
+        return timeline_panel.TimelinePanel(
+            self.history,
+            nodes=self.nodes,
+            badge=self.badge,
+            handlers={name: running.node for name, running in self._network.nodes.items()},
+            payment=payment,
+        )
+
     def explain(self, receipt: Receipt | str) -> str:
         """A payment's journey in about ten lines of plain English, from its events."""
         from paylab.lab.drawing import facts, stories  # noqa: PLC0415 - only for telling
 
         payment = receipt.payment if isinstance(receipt, Receipt) else receipt
         return stories.tell(payment, facts.around_payment(self.history, payment))
+
+    @property
+    def history_checks(self) -> HistoryChecks:
+        """The invariants as the history has them so far, for tools; they change on the lab's loop."""
+        return self._checks
 
     @property
     def operator(self) -> Operator:
@@ -398,6 +435,14 @@ class Lab:
         """Run a coroutine on the lab's loop; the future can be awaited from any other."""
         return self._world.submit(work)
 
+    def at_close(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the lab closes, after everything has happened; for panels."""
+        self._at_close.append(callback)
+
+    def at_check(self, callback: Callable[[checks.Report], None]) -> None:
+        """Have `callback` called with every report of `check`, in the thread that asked for it."""
+        self._at_check.append(callback)
+
     def reset(self) -> None:
         """Start over: close this network and boot an empty one with the same arguments, in a fresh folder."""
         arguments = {**self._arguments, "data_dir": None}
@@ -415,6 +460,8 @@ class Lab:
             failures = self._world.call(self._network.stop())
             report = self.check()
         finally:
+            for callback in self._at_close:
+                callback()
             self.history.close()
             self._world.close()
         problems = [f"{type(failure).__name__}: {failure}" for failure in failures] + report.violations

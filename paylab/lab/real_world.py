@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from paylab.core.authorization import Identity
+from paylab.lab.faulty_world import Troubles
 from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture, LoopThread
 from paylab.lab.pki import Authority
 from paylab.lab.processes.addresses import SharedAddresses
@@ -44,11 +45,17 @@ class World(Protocol):
     def process(self, identity: Identity) -> NodeProcess:
         """A new process for a node. Raises LabError BAD_ARGUMENT in a simulated world."""
 
+    def later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call `callback` on the loop's thread after `delay_s` of the wall clock; from any thread."""
+
     async def crash(self, host: Host) -> None:
         """Kill what runs on a host."""
 
     async def stop(self, host: Host) -> None:
         """End what runs on a host in order."""
+
+    def troubles(self) -> Troubles:
+        """What is wrong with nodes and links at the moment."""
 
     def now(self) -> float:
         """The world's time, seconds since the Unix epoch."""
@@ -103,6 +110,7 @@ class RealWorld(RealFaults):
         self._loop = LoopThread(name)
         self.call = self._loop.call
         self.submit = self._loop.submit
+        self.later = self._loop.later
 
     def host(self, identity: Identity) -> GrpcHost:
         """A host with a new certificate."""
