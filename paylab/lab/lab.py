@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from paylab.core.coordinator import Coordinator
     from paylab.lab.drawing.timeline import Timeline
+    from paylab.lab.load import Load
     from paylab.lab.workload import RunResult
 
 T = TypeVar("T")
@@ -122,6 +123,7 @@ class Lab:
             "commit": commit,
         }
         self._clients: dict[str, LabClient] = {}
+        self._loads: list[Load] = []
         self._world = open_world(
             world,
             name,
@@ -226,6 +228,39 @@ class Lab:
             concurrency=concurrency,
             progress=progress,
         )
+
+    def load(
+        self,
+        rate: float,
+        duration: float | str = "10 s",
+        *,
+        concurrency: int = 200,
+        deadline_s: float = 5.0,
+        arrivals: str = "poisson",
+        seed: int = 0,
+        **mix: Any,
+    ) -> "Load":
+        """Start sending `rate` payments a second for `duration`, open loop, and return at once.
+
+        Arrivals are "poisson" or "steady"; at most `concurrency` payments are under way, each with
+        its own key and `deadline_s`. `mix` says what is paid: `inside_bank`, `without_funds`, `amounts`,
+        `people` (`paylab.lab.load_mix.Mix`). `now()` has the figures so far, `result()` waits for the end.
+        """
+        from paylab.lab import load as loading  # noqa: PLC0415 - a load needs Lab
+        from paylab.lab.load_mix import Mix  # noqa: PLC0415 - as above
+
+        load = loading.Load(
+            self,
+            rate=rate,
+            duration_s=seconds(duration),
+            mix=Mix(**mix),
+            concurrency=concurrency,
+            deadline_s=deadline_s,
+            arrivals=arrivals,
+            seed=seed,
+        )
+        self._loads.append(load)
+        return load
 
     # Balancing ----------------------------------------------------------------------------------
 
@@ -407,6 +442,8 @@ class Lab:
         self._closed = True
         if _OPEN.get(self.name) is self:
             del _OPEN[self.name]
+        for load in self._loads:
+            load.abandon()
         try:
             failures = self._world.call(self._network.stop())
             report = self.check()
