@@ -135,6 +135,7 @@ class Lab:
         )
         self._secret = _lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
         self._closed = False
+        self._at_close: list[Callable[[], None]] = []
         try:
             self._network = self._world.call(
                 Network.boot(
@@ -395,6 +396,11 @@ class Lab:
         return stories.tell(payment, facts.around_payment(self.history, payment))
 
     @property
+    def history_checks(self) -> HistoryChecks:
+        """The invariants as the history has them so far, for tools; they change on the lab's loop."""
+        return self._checks
+
+    @property
     def operator(self) -> Operator:
         """What a person may do about payments in doubt: `in_doubt`, `resolve`, `retry_now`, `resolutions`."""
         return Operator(self._world, self._network.operator)
@@ -429,6 +435,10 @@ class Lab:
         """Run a coroutine on the lab's loop; the future can be awaited from any other."""
         return self._world.submit(work)
 
+    def at_close(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the lab closes, after everything has happened; for panels."""
+        self._at_close.append(callback)
+
     def reset(self) -> None:
         """Start over: close this network and boot an empty one with the same arguments, in a fresh folder."""
         arguments = {**self._arguments, "data_dir": None}
@@ -448,6 +458,8 @@ class Lab:
             failures = self._world.call(self._network.stop())
             report = self.check()
         finally:
+            for callback in self._at_close:
+                callback()
             self.history.close()
             self._world.close()
         problems = [f"{type(failure).__name__}: {failure}" for failure in failures] + report.violations

@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 from paylab.errors import LabError
@@ -68,6 +68,13 @@ class LoopThread:
             raise LabError("TIMEOUT", f"no result within {timeout_s:.0f} s") from None
         finally:
             future.cancel()  # an interrupted cell leaves nothing running
+
+    def later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call `callback` on the loop after `delay_s`; from any thread. Raises LabError once it is closed."""
+        try:
+            self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, callback)
+        except RuntimeError:
+            raise LabError("CLOSED", CLOSED) from None
 
     @property
     def closed(self) -> bool:

@@ -44,6 +44,9 @@ class World(Protocol):
     def process(self, identity: Identity) -> NodeProcess:
         """A new process for a node. Raises LabError BAD_ARGUMENT in a simulated world."""
 
+    def later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call `callback` on the loop's thread after `delay_s` of the wall clock; from any thread."""
+
     async def crash(self, host: Host) -> None:
         """Kill what runs on a host."""
 
@@ -103,6 +106,7 @@ class RealWorld(RealFaults):
         self._loop = LoopThread(name)
         self.call = self._loop.call
         self.submit = self._loop.submit
+        self.later = self._loop.later
 
     def host(self, identity: Identity) -> GrpcHost:
         """A host with a new certificate."""

@@ -70,7 +70,11 @@ class History:
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event to come, on the lab's loop."""
-        self._listeners.append(listener)
+        self._listeners = [*self._listeners, listener]
+
+    def unlisten(self, listener: Callable[[Event], None]) -> None:
+        """Call `listener` no more; one that does not listen is no error. From any thread."""
+        self._listeners = [other for other in self._listeners if other != listener]
 
     def stream_to(self, path: str | Path | None) -> HistoryWriter:
         """Write to a JSON lines file what memory keeps and every event to come, until `close`.

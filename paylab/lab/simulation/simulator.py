@@ -78,6 +78,10 @@ class SimWorld:
         """Start work; time moves on for it once somebody waits, for it or for anything else."""
         return self._thread.submit(work)
 
+    def later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call `callback` between two of the nodes' steps, after `delay_s` of the wall clock."""
+        self._thread.later(delay_s, callback)
+
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.call(asyncio.sleep(seconds))

@@ -130,6 +130,12 @@ class VirtualThread:
         self._post(run)
         return result.result(CALL_TIMEOUT_S)
 
+    def later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call a function as `aside` does, after `delay_s` of the wall clock, without waiting for it."""
+        timer = threading.Timer(delay_s, self._post, (callback,))
+        timer.daemon = True
+        timer.start()
+
     def close(self) -> None:
         """Stop the loop and join its thread."""
         if not self.loop.is_closed():

@@ -1,0 +1,111 @@
+// What the views of all panels share. Each panel's own file is joined behind this one.
+
+const MARK_TIME_MS = 1000 / 30;
+
+/** Make an element: attributes by name, listeners as functions under "on…", children behind them. */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  set(element, attributes);
+  element.append(...children);
+  return element;
+}
+
+/** The same for SVG. */
+export function s(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  set(element, attributes);
+  element.append(...children);
+  return element;
+}
+
+function set(element, attributes) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+}
+
+/** Write a text only if it differs: most of what comes twenty times a second is what is there already. */
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Prepare a panel's element and hide its still picture while it lives; returns what undoes that. */
+export function begin(model, el, name) {
+  el.classList.add("paylab-panel", name);
+  // JupyterLab would take Enter, arrows and letters for commands on the cell.
+  el.dataset.lmSuppressShortcuts = "true";
+  const id = model.get("panel_id");
+  const rule = h("style");
+  rule.textContent =
+    `[data-paylab="${id}"],.jp-OutputArea-child:has(> .jp-OutputArea-output [data-paylab="${id}"]){display:none}`;
+  document.head.append(rule);
+  return () => rule.remove();
+}
+
+/**
+ * Calls draw(now) at most thirty times a second, until it returns false, and only while the element is on
+ * screen in a page that is shown. `wake()` starts it again. `drawn` counts, for whoever measures.
+ */
+export class Frames {
+  constructor(element, draw) {
+    this.draw = draw;
+    this.drawn = 0;
+    this.onScreen = true;
+    this.asked = 0;
+    this.last = 0;
+    this.onWake = () => {};
+    this.observer = new IntersectionObserver((entries) => {
+      this.onScreen = entries[entries.length - 1].isIntersecting;
+      this.wake();
+    });
+    this.observer.observe(element);
+    this.shown = () => this.wake();
+    document.addEventListener("visibilitychange", this.shown);
+  }
+
+  get visible() {
+    return this.onScreen && !document.hidden;
+  }
+
+  wake() {
+    if (!this.asked && this.visible) this.asked = requestAnimationFrame((now) => this.frame(now));
+  }
+
+  frame(now) {
+    this.asked = 0;
+    if (!this.visible) return;
+    // A screen of 60 Hz is drawn every second time, never two times out of three.
+    if (now - this.last < MARK_TIME_MS - 6) return this.wake();
+    this.last = now;
+    this.drawn += 1;
+    if (this.draw(now) !== false) this.wake();
+  }
+
+  stop() {
+    cancelAnimationFrame(this.asked);
+    this.asked = 0;
+    this.observer.disconnect();
+    document.removeEventListener("visibilitychange", this.shown);
+  }
+}
+
+/** Listen to traits and to messages, and stop all of it at once. */
+export class Ears {
+  constructor(model) {
+    this.model = model;
+    this.heard = [];
+  }
+
+  on(events, listener) {
+    for (const event of events.split(" ")) {
+      this.model.on(event, listener);
+      this.heard.push([event, listener]);
+    }
+  }
+
+  stop() {
+    for (const [event, listener] of this.heard) this.model.off(event, listener);
+  }
+}

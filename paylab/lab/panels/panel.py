@@ -1,0 +1,220 @@
+"""What every panel shares: batches of events at 20 Hz, actions from the page, and a picture for when it is dead.
+
+A subclass names its JS and CSS, takes events in, writes traits, and draws itself once as a still picture:
+
+    class Mine(Panel):
+        _esm = script("panel.js", "mine.js")
+        _css = sheet("panel.css", "mine.css")
+        total = traitlets.Int().tag(sync=True)
+
+        def take(self, events): ...     # on the lab's loop, everything that happened since the last batch
+        def tell(self): ...             # on the lab's loop: write traits; one message carries them all
+        def still(self): ...            # a Figure, and `summary` says in words what it shows
+        actions = {"stop": do_stop}     # what the page may ask for; each runs in a thread of its own
+"""
+
+import base64
+import contextlib
+import re
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
+
+import anywidget
+import traitlets
+from IPython.core.display import HTML
+from IPython.core.display_functions import DisplayHandle, display
+from IPython.core.getipython import get_ipython
+
+from paylab.errors import PaylabError
+from paylab.lab.drawing.svg import Figure
+from paylab.nodes.events import Event
+
+if TYPE_CHECKING:
+    from paylab.lab.lab import Lab
+
+HERE = Path(__file__).parent
+# The page gets one message in this time: more than twenty a second nobody sees, a thousand are dropped.
+BATCH_S = 0.05
+STILL_WIDTH_PX = 860
+
+_IMPORT = re.compile(r'^import .* from "\./\w+\.js";\n', re.MULTILINE)
+_shown: "WeakSet[Panel]" = WeakSet()
+
+
+def script(*names: str) -> str:
+    """ES modules of this folder as one, since a widget's module cannot import a file beside it."""
+    return _IMPORT.sub("", "\n".join((HERE / name).read_text("utf-8") for name in names))
+
+
+def sheet(*names: str) -> str:
+    """Style sheets of this folder as one."""
+    return "\n".join((HERE / name).read_text("utf-8") for name in names)
+
+
+class Panel(anywidget.AnyWidget):
+    """A live widget of one lab."""
+
+    actions: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+
+    panel_id = traitlets.Unicode().tag(sync=True)
+    badge = traitlets.Unicode().tag(sync=True)
+    # What came of the last thing that the page asked for.
+    notice = traitlets.Unicode().tag(sync=True)
+    # The lab is closed: what is shown stays, and nothing can be asked for.
+    ended = traitlets.Bool(default_value=False).tag(sync=True)
+
+    def __init__(self, lab: "Lab", **state: Any) -> None:
+        """Begin with what has happened so far, and hear of everything to come."""
+        super().__init__(panel_id=secrets.token_hex(5), badge=lab.badge, **state)
+        self.lab = lab
+        self._pending: list[Event] = []
+        self._due = False
+        self._stale = False
+        self._handles: list[DisplayHandle] = []
+        # Traits are written by the lab's loop and by actions, each in a thread of its own.
+        self._writing = threading.RLock()
+        self.on_msg(self._asked)
+        if hasattr(self.comm, "_reply_subshell_for"):
+            # Otherwise a click waits for the cell that runs, in the shell which published last.
+            self.comm._reply_subshell_for = None  # type: ignore[union-attr] # noqa: SLF001 - there is no public way
+        lab.at_close(self.finish)
+        lab.world.call(self._begin())
+
+    async def _begin(self) -> None:
+        self.begin()
+        self.tell()
+        self.lab.history.listen(self._heard)
+
+    # For subclasses -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take in what happened before; on the lab's loop."""
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Take in what happened since the last batch; on the lab's loop."""
+
+    def tell(self) -> None:
+        """Write traits; on the lab's loop, after every batch. Writing what is there already sends nothing."""
+
+    def still(self) -> Figure:
+        """The panel as a picture."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """What the picture shows, in words, with its figures."""
+        raise NotImplementedError
+
+    # Batches ------------------------------------------------------------------------------------
+
+    def _heard(self, event: Event) -> None:
+        self._pending.append(event)
+        self.wake()
+
+    def wake(self, delay_s: float = BATCH_S) -> None:
+        """Have `tell` called soon, though nothing was heard."""
+        if not self._due and not self.ended:
+            self._due = True
+            self.lab.world.later(delay_s, self._beat)
+
+    def _beat(self) -> None:
+        self._due = False
+        events, self._pending = self._pending, []
+        if self.ended:
+            return
+        self.take(events)
+        with self._writing, self.hold_sync():
+            self.tell()
+        self._stale = True
+
+    # Actions ------------------------------------------------------------------------------------
+
+    def _asked(self, _: Any, content: Any, __: Any) -> None:
+        """Do what the page asks for. The thread may be any, so it does not wait here."""
+        action = self.actions.get(str(content.get("do")))
+        if action is not None:
+            arguments = {name: value for name, value in content.items() if name != "do"}
+            threading.Thread(target=self._do, args=(action, arguments), daemon=True).start()
+
+    def _do(self, action: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        try:
+            said = action(self, **arguments)
+        except (PaylabError, TypeError) as error:  # TypeError: the page is older than this code
+            said = str(error)
+        if isinstance(said, str):
+            self.say(said)
+        if not self.ended:
+            with contextlib.suppress(PaylabError):  # the lab was closed meanwhile
+                self.wake()
+
+    def say(self, notice: str) -> None:
+        """Tell the reader something in a line; from any thread."""
+        with self._writing:
+            self.notice = notice
+
+    # The picture --------------------------------------------------------------------------------
+
+    def _ipython_display_(self) -> None:
+        # Two outputs: a picture inside the widget's own would be hidden by every reader.
+        handle: Any = display(HTML(self._still_html()), display_id=f"paylab-{secrets.token_hex(5)}")  # type: ignore[no-untyped-call] # IPython has no types
+        if handle is not None:
+            self._handles.append(handle)
+        bundle = self._repr_mimebundle_()
+        if bundle is not None:
+            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+            display(data, metadata=metadata, raw=True)  # type: ignore[no-untyped-call] # IPython has no types
+        _shown.add(self)
+        _refresh_after_every_cell()
+
+    def _still_html(self) -> str:
+        image = base64.b64encode(self.still().svg(f"paylab-{self.panel_id}").encode()).decode()
+        return (
+            f'<div data-paylab="{self.panel_id}"><img alt="{escape(self.summary())}" '
+            f'style="width:100%;max-width:{STILL_WIDTH_PX}px" src="data:image/svg+xml;base64,{image}"></div>'
+        )
+
+    def refresh(self) -> None:
+        """Draw the picture anew, for readers without a kernel; after a run, at the end of a cell."""
+        self._stale = False
+        if self._handles:
+            still = HTML(self._still_html())  # type: ignore[no-untyped-call] # IPython has no types
+            for handle in self._handles:
+                handle.update(still)  # type: ignore[no-untyped-call] # IPython has no types
+
+    def finish(self) -> None:
+        """Show how it ended; the lab calls this when it closes."""
+        if self.ended:
+            return
+        self.lab.history.unlisten(self._heard)
+        self.take(self._pending)
+        self._pending = []
+        with self._writing, self.hold_sync():
+            self.tell()
+            self.ended = True
+        self.refresh()
+
+    def close(self) -> None:
+        """Take the widget away."""
+        self.lab.history.unlisten(self._heard)
+        self.ended = True
+        super().close()
+
+    def refresh_if_stale(self) -> None:
+        """Draw the picture anew if something happened since."""
+        if self._stale and not self.ended:
+            self.refresh()
+
+
+def _refresh_after_every_cell() -> None:
+    shell: Any = get_ipython()  # type: ignore[no-untyped-call] # IPython has no types
+    if shell is not None and _refresh_all not in shell.events.callbacks["post_run_cell"]:
+        shell.events.register("post_run_cell", _refresh_all)
+
+
+def _refresh_all(*_: Any) -> None:
+    for panel in list(_shown):
+        panel.refresh_if_stale()
