@@ -26,7 +26,7 @@ def test_it_returns_at_once_and_can_be_watched_and_stopped(cheap: PasswordCost) 
     """The call does not wait, figures grow meanwhile, and a stop ends it early, with every answer."""
     with Lab(name="load", password_cost=cheap) as lab:
         load = lab.load(20, "1 h")
-        assert not load.done
+        assert not load.future.done()
         while load.now().ended < 5:
             lab.advance(0.02)
         alice = lab.client("alice", balance="1.00 EUR")  # the lab serves others, too
