@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from paylab.core.coordinator import Coordinator
     from paylab.lab.drawing.timeline import Timeline
     from paylab.lab.load import Load
+    from paylab.lab.panels.workload_panel import WorkloadPanel
     from paylab.lab.workload import RunResult
 
 T = TypeVar("T")
@@ -366,6 +367,12 @@ class Lab:
             if late:
                 return not unsettled
             await asyncio.sleep(0.04)
+
+    def workload_panel(self, **settings: Any) -> "WorkloadPanel":
+        """Load by hand: rate, mix, policy and faults to set, live charts; `settings` are the first values."""
+        from paylab.lab.panels import workload_panel  # noqa: PLC0415 - only notebooks have widgets
+
+        return workload_panel.WorkloadPanel(self, **settings)
 
     @property
     def log(self) -> Logbook:

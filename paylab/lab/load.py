@@ -19,6 +19,7 @@ from paylab.core.money import Money
 from paylab.errors import LabError, PaylabError
 from paylab.lab.load_mix import Mix
 from paylab.lab.load_result import LoadFigures, LoadResult, Paid, figures
+from paylab.lab.network import Network
 from paylab.lab.open_loop import arrivals
 from paylab.lab.simulation.choices import seeded
 from paylab.lab.workload import CONCURRENCY_MAX
@@ -219,22 +220,16 @@ class Load:
 
     async def _watch(self) -> None:
         """Note figures, and which servers balancers take out and in, or which nodes are down."""
-        out, looks = self._out(), 0
+        network, now = self._lab.network, self._lab.world.now
+        out, looks = servers_out(network, now()), 0
         while True:
             await asyncio.sleep(LOOK_S)
-            before, out = out, self._out()
+            before, out = out, servers_out(network, now())
             for server in sorted(before ^ out):
                 self.note(f"{server} {'out' if server in out else 'in'}")
             looks += 1
             if looks % LOOKS_PER_TICK == 0:
                 self.ticks.append(self.now())
-
-    def _out(self) -> set[str]:
-        """Servers that no balancer picks, and other nodes that are down."""
-        nodes, now = self._lab.network.nodes, self._lab.world.now()
-        pools = [running.node.pool for running in nodes.values() if isinstance(running.node, LoadBalancer)]
-        listed = {server: pool.eligible(e, now) for pool in pools for server, e in pool.endpoints.items()}
-        return {name for name, running in nodes.items() if not listed.get(name, running.up)}
 
     async def _stop(self) -> None:
         self._stopping.set()
@@ -242,6 +237,14 @@ class Load:
     async def _abandon(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+
+def servers_out(network: Network, now_s: float) -> set[str]:
+    """Servers that their balancer does not pick, and other nodes that are down; on the lab's loop."""
+    up = [running.node for running in network.nodes.values() if running.up]
+    pools = [node.pool for node in up if isinstance(node, LoadBalancer)]
+    listed = {server: pool.eligible(e, now_s) for pool in pools for server, e in pool.endpoints.items()}
+    return {name for name, running in network.nodes.items() if not listed.get(name, running.up)}
 
 
 def _rate(per_s: float) -> float:
