@@ -34,7 +34,7 @@ class Chart {
       s("path", { class: `line ${line}`, style: `--colour:var(${colour})` }));
     this.grid = s("g");
     this.marks = s("g");
-    this.cursor = s("line", { class: "cursor", y1: TOP, y2: HIGH - BOTTOM, visibility: "hidden" });
+    this.cursor = s("line", { class: "cursor", visibility: "hidden" });
     this.svg = s("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": name },
       this.grid, this.marks, ...this.paths, this.cursor);
     this.svg.addEventListener("pointermove", (event) => {
@@ -47,18 +47,21 @@ class Chart {
     this.element = h("div", { class: "chart" },
       h("div", { class: "head" }, h("b", {}, `${name} `, h("small", {}, unit)), ...keys), this.svg);
     this.wide = WIDE;
+    this.high = HIGH;
   }
 
   /** Draw points up to `end` seconds; `at` is the place of the pointed-at point, or -1. */
   draw(points, marks, end, at) {
     // One unit is one pixel, so that texts keep their shape at any width.
     this.wide = this.svg.clientWidth || WIDE;
-    this.svg.setAttribute("viewBox", `0 0 ${this.wide} ${HIGH}`);
+    this.high = this.svg.clientHeight || HIGH;
+    const bottom = this.high - BOTTOM;
+    this.svg.setAttribute("viewBox", `0 0 ${this.wide} ${this.high}`);
     const most = Math.max(0, ...this.lines.map(([, column]) => Math.max(0, ...points.map((p) => p[column] ?? 0))));
     const top = this.log ? Math.max(100, 10 ** Math.ceil(Math.log10(Math.max(1, most)))) : niceAbove(most * 1.02);
     const x = (t) => LEFT + (this.wide - LEFT - RIGHT) * t / end;
     const share = (v) => this.log ? Math.max(0, Math.log10(Math.max(1, v)) / Math.log10(top)) : v / top;
-    const y = (v) => TOP + (HIGH - TOP - BOTTOM) * (1 - share(v));
+    const y = (v) => TOP + (bottom - TOP) * (1 - share(v));
     this.lines.forEach(([, column], n) => {
       let path = "", pen = "M";
       for (const point of points) {
@@ -72,7 +75,7 @@ class Chart {
     });
     const ticks = this.log ? [1, 10, 100, 1000, 10000, 100000].filter((v) => v <= top) : [0, top / 2, top];
     const seconds = [0, end / 2, end];
-    const key = [this.wide, end, ...ticks, ...marks.map(([t]) => t)].join();
+    const key = [this.wide, this.high, end, ...ticks, ...marks.map(([t]) => t)].join();
     if (key !== this.key) {
       this.key = key;
       this.grid.replaceChildren(
@@ -80,9 +83,9 @@ class Chart {
           s("line", { class: n ? "grid" : "grid base", x1: LEFT, x2: this.wide - RIGHT, y1: y(v), y2: y(v) }),
           label(LEFT - 5, y(v) + 3, v >= 1000 ? `${v / 1000}k` : `${v}`, "end"),
         ]),
-        ...seconds.map((t, n) => label(x(t), HIGH - 3, `${+t.toFixed(1)} s`, ["start", "middle", "end"][n])));
+        ...seconds.map((t, n) => label(x(t), this.high - 3, `${+t.toFixed(1)} s`, ["start", "middle", "end"][n])));
       this.marks.replaceChildren(...marks.map(([t, what]) => {
-        const line = s("line", { class: "mark", x1: x(t), x2: x(t), y1: TOP, y2: HIGH - BOTTOM });
+        const line = s("line", { class: "mark", x1: x(t), x2: x(t), y1: TOP, y2: bottom });
         line.append(s("title"));
         line.firstChild.textContent = what;
         return line;
@@ -90,7 +93,10 @@ class Chart {
     }
     const point = at < 0 ? null : points[at];
     this.cursor.setAttribute("visibility", point ? "visible" : "hidden");
-    if (point) for (const end of ["x1", "x2"]) this.cursor.setAttribute(end, x(point[0]));
+    if (!point) return;
+    for (const [name, value] of [["x1", x(point[0])], ["x2", x(point[0])], ["y1", TOP], ["y2", bottom]]) {
+      this.cursor.setAttribute(name, value);
+    }
   }
 }
 
@@ -141,7 +147,7 @@ function render({ model, el }) {
   const settings = [
     slider(model, "rate", "Rate", { min: 1, max: 300, step: 1, unit: "/s" }),
     select(model, "duration_s", "For", [[5, "5 s"], [10, "10 s"], [20, "20 s"], [60, "1 min"], [300, "5 min"]]),
-    slider(model, "concurrency", "At once, at most", { min: 1, max: 500, step: 1 }),
+    slider(model, "concurrency", "Concurrency", { min: 1, max: 500, step: 1 }),
     select(model, "arrivals", "Arrivals", [["poisson", "by chance"], ["steady", "steady"]]),
   ];
   const mix = [
@@ -149,7 +155,7 @@ function render({ model, el }) {
     slider(model, "without_funds", "Without funds", { min: 0, max: 100, step: 1, unit: " %", scale: 100 }),
     select(model, "largest", "Largest amount", ["1.00 EUR", "20.00 EUR", "500.00 EUR"].map((text) => [text, text])),
   ];
-  const policies = select(model, "policy", "Banks are picked by", model.get("policies").map((name) => [name, name.replaceAll("_", " ")]),
+  const policies = select(model, "policy", "Policy", model.get("policies").map((name) => [name, name.replaceAll("_", " ")]),
     (policy) => ask("policy", { policy }));
   const loss = select(model, "loss", "Messages lost", [[0, "none"], [0.01, "1 %"], [0.05, "5 %"], [0.2, "20 %"]],
     (rate) => ask("lose", { rate }));

@@ -168,8 +168,8 @@ class WorkloadPanel(Panel):
             self.say(f"The load ended early: {str(error) or type(error).__name__}")
         else:
             self.say(
-                f"{len(self.result.paid):,} payments: `result.to_frame()` has a row for each, "
-                "`result.figure()` draws them."
+                f"{len(self.result.paid):,} payments ended. In a cell, the panel's result.to_frame() has a row "
+                "for each, and result.figure() draws them."
             )
         with suppress(PaylabError):  # the lab may be closed by now
             self.wake(0.0)
