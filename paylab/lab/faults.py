@@ -103,6 +103,16 @@ def lose(rate: float, *, requests: bool = True, replies: bool = True) -> Fault:
     return Fault("lose", (rate, requests, replies))
 
 
+def lose_between(a: str, b: str, rate: float) -> Fault:
+    """Lose this share of the messages between two nodes, either way."""
+    return Fault("lose_between", (a, b, rate))
+
+
+def mend(a: str, b: str) -> Fault:
+    """End partition, loss and delay between two nodes."""
+    return Fault("mend", (a, b))
+
+
 def duplicate(rate: float) -> Fault:
     """Deliver this share of the requests twice."""
     return Fault("duplicate", (rate,))
@@ -156,7 +166,7 @@ async def apply(network: "Network", fault: Fault) -> None:
 
 
 WORLD_FAULTS = (
-    "pause", "resume", "partition", "heal", "lose", "duplicate", "reorder", "delay", "slow", "skew",
-    "crash_at_commit",
+    "pause", "resume", "partition", "heal", "lose", "lose_between", "mend", "duplicate", "reorder", "delay",
+    "slow", "skew", "crash_at_commit",
 )  # fmt: skip
 KINDS = ("crash", "restart", *WORLD_FAULTS)

@@ -1,6 +1,7 @@
 """What can be broken in a world, by the names of nodes; for schedules of faults, in either world."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -13,6 +14,21 @@ class CommitPoint(StrEnum):
     AFTER = "after"  # the node learns it, and dies within two milliseconds
 
 
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """What is wrong with a world at the moment; links are (from, to)."""
+
+    paused: frozenset[str]
+    cuts: frozenset[tuple[str, str]]
+    # Seconds that a message takes longer, and the share of messages that is lost.
+    delays: Mapping[tuple[str, str], float]
+    losses: Mapping[tuple[str, str], float]
+    # How many times slower a node is.
+    slowness: Mapping[str, float]
+    # The share of messages that is lost on every link: the larger of requests and replies.
+    loss_everywhere: float
+
+
 class FaultyWorld(Protocol):
     """The faults. Each may be called from any thread and takes effect at once, on what is sent from then on.
 
@@ -23,6 +39,15 @@ class FaultyWorld(Protocol):
 
     def lose(self, rate: float, *, requests: bool = True, replies: bool = True) -> None:
         """Lose messages on every link. Whoever waits for one waits until its deadline."""
+
+    def lose_between(self, a: str, b: str, rate: float) -> None:
+        """Lose messages between two nodes, either way."""
+
+    def mend(self, a: str, b: str) -> None:
+        """End whatever is wrong with the link between two nodes alone, either way."""
+
+    def troubles(self) -> Troubles:
+        """What is wrong at the moment."""
 
     def duplicate(self, rate: float) -> None:
         """Deliver requests twice, each on its own time; the caller gets the answer that comes first."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from paylab.core.coordinator import Coordinator
     from paylab.lab.drawing.timeline import Timeline
     from paylab.lab.load import Load
+    from paylab.lab.panels.network_panel import NetworkPanel
     from paylab.lab.panels.workload_panel import WorkloadPanel
     from paylab.lab.workload import RunResult
 
@@ -136,7 +137,10 @@ class Lab:
         )
         self._secret = _lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
         self._closed = False
+        self._panel: NetworkPanel | None = None
+        self._workload_panel: WorkloadPanel | None = None
         self._at_close: list[Callable[[], None]] = []
+        self._at_check: list[Callable[[checks.Report], None]] = []
         try:
             self._network = self._world.call(
                 Network.boot(
@@ -346,7 +350,10 @@ class Lab:
     def check(self) -> checks.Report:
         """Check the invariants, now. The report says what was checked, how much, and what was found."""
         history = None if self._arguments["processes"] else self._checks
-        return checks.check(self._world, self.banks, history)
+        report = checks.check(self._world, self.banks, history)
+        for callback in self._at_check:
+            callback(report)
+        return report
 
     def settle(self, *, timeout_s: float = 15.0) -> bool:
         """Wait until nothing is in doubt and every outbox is empty; whether that came true in time."""
@@ -368,12 +375,6 @@ class Lab:
                 return not unsettled
             await asyncio.sleep(0.04)
 
-    def workload_panel(self, **settings: Any) -> "WorkloadPanel":
-        """Load by hand: rate, mix, policy and faults to set, live charts; `settings` are the first values."""
-        from paylab.lab.panels import workload_panel  # noqa: PLC0415 - only notebooks have widgets
-
-        return workload_panel.WorkloadPanel(self, **settings)
-
     @property
     def log(self) -> Logbook:
         """The transaction log: read it, verify it, follow it, save it, reconcile it, tamper with it."""
@@ -384,6 +385,27 @@ class Lab:
         from paylab.lab.drawing import graphs  # noqa: PLC0415 - networkx takes long to import
 
         return graphs.network_graph(self)
+
+    def panel(self) -> "NetworkPanel":
+        """The live network: watch payments travel, click nodes and edges to break them. One for each lab."""
+        from paylab.lab.panels import network_panel  # noqa: PLC0415 - widgets come with the notebook extra
+
+        if self._panel is None:
+            self._panel = network_panel.NetworkPanel(self)
+        return self._panel
+
+    def workload_panel(self, **settings: Any) -> "WorkloadPanel":
+        """Load by hand: rate, mix, policy and faults to set, live charts; `settings` are its first values.
+
+        One for each lab; its `result` is the latest load that has ended.
+        """
+        from paylab.lab.panels import workload_panel  # noqa: PLC0415 - as above
+
+        if self._workload_panel is None:
+            self._workload_panel = workload_panel.WorkloadPanel(self)
+        for name, value in settings.items():
+            setattr(self._workload_panel, name, value)
+        return self._workload_panel
 
     def timeline(self, receipt: Receipt | str, *, limit: int | None = None) -> "Timeline":
         """The space-time diagram of one payment; of its first `limit` events if there are very many."""
@@ -445,6 +467,10 @@ class Lab:
     def at_close(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when the lab closes, after everything has happened; for panels."""
         self._at_close.append(callback)
+
+    def at_check(self, callback: Callable[[checks.Report], None]) -> None:
+        """Have `callback` called with every report of `check`, in the thread that asked for it."""
+        self._at_check.append(callback)
 
     def reset(self) -> None:
         """Start over: close this network and boot an empty one with the same arguments, in a fresh folder."""

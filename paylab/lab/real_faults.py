@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import grpc
 from sqlalchemy import Connection
 
-from paylab.lab.faulty_world import CommitPoint
+from paylab.lab.faulty_world import CommitPoint, Troubles
 from paylab.lab.simulation.sim_disk import SimStore
 from paylab.lab.simulation.sim_host import ArmedCrash
 from paylab.nodes.host import GrpcHost
@@ -42,6 +42,7 @@ class Links:
         self.reorder_s = 0.0
         self.cuts: frozenset[tuple[str, str]] = frozenset()
         self.delays: dict[tuple[str, str], float] = {}
+        self.losses: dict[tuple[str, str], float] = {}
         self.slowness: dict[str, float] = {}
         self.skews: dict[str, float] = {}
         self.paused: frozenset[str] = frozenset()
@@ -49,7 +50,7 @@ class Links:
     def heal(self) -> None:
         """End every fault of the network."""
         self.loss_of_requests = self.loss_of_replies = self.duplication = self.reordering = 0.0
-        self.cuts, self.delays = frozenset(), {}
+        self.cuts, self.delays, self.losses = frozenset(), {}, {}
 
     def calm(self) -> bool:
         """Whether nothing is wrong with any message."""
@@ -60,13 +61,16 @@ class Links:
             or self.reordering
             or self.cuts
             or self.delays
+            or self.losses
             or self.slowness
             or self.paused
         )
 
     def transit_s(self, source: str, target: str, *, reply: bool = False) -> float | None:
         """How much later than usual the next message arrives; None when it is lost."""
-        rate = self.loss_of_replies if reply else self.loss_of_requests
+        rate = max(
+            self.loss_of_replies if reply else self.loss_of_requests, self.losses.get((source, target), 0.0)
+        )
         if (source, target) in self.cuts or (rate and self.rng.random() < rate):
             return None
         factor = self.slowness.get(source, 1.0) * self.slowness.get(target, 1.0)
@@ -208,6 +212,23 @@ class RealFaults:
         """Lose messages on every link."""
         self._links.loss_of_requests = rate if requests else 0.0
         self._links.loss_of_replies = rate if replies else 0.0
+
+    def lose_between(self, a: str, b: str, rate: float) -> None:
+        """Lose messages between two nodes, either way."""
+        changed = {**self._links.losses, (a, b): rate, (b, a): rate}
+        self._links.losses = {link: share for link, share in changed.items() if share}
+
+    def mend(self, a: str, b: str) -> None:
+        """End whatever is wrong with the link between two nodes alone."""
+        self._links.cuts -= {(a, b), (b, a)}
+        self.lose_between(a, b, 0.0)
+        self.delay(a, b, 0.0)
+
+    def troubles(self) -> Troubles:
+        """What is wrong at the moment."""
+        links = self._links
+        everywhere = max(links.loss_of_requests, links.loss_of_replies)
+        return Troubles(links.paused, links.cuts, links.delays, links.losses, links.slowness, everywhere)
 
     def duplicate(self, rate: float) -> None:
         """Deliver requests twice."""

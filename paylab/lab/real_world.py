@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from paylab.core.authorization import Identity
+from paylab.lab.faulty_world import Troubles
 from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture, LoopThread
 from paylab.lab.pki import Authority
 from paylab.lab.processes.addresses import SharedAddresses
@@ -52,6 +53,9 @@ class World(Protocol):
 
     async def stop(self, host: Host) -> None:
         """End what runs on a host in order."""
+
+    def troubles(self) -> Troubles:
+        """What is wrong with nodes and links at the moment."""
 
     def now(self) -> float:
         """The world's time, seconds since the Unix epoch."""

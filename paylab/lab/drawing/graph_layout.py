@@ -49,6 +49,8 @@ class Layout:
     nodes: dict[str, Box] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     height: float = 0.0
+    node_height: float = NODE_HEIGHT
+    row_gap: float = ROW_GAP
 
 
 def arrange(
@@ -57,12 +59,15 @@ def arrange(
     *,
     below: Mapping[str, Sequence[str]],
     reserved: Iterable[Box] = (),
+    node_height: float = NODE_HEIGHT,
+    row_gap: float = ROW_GAP,
 ) -> Layout:
     """Lay out nodes in `layers` and edges with `calls`; a key of `below` stands above those it names."""
     rows = [row for layer in layers for row in _rows(layer)]
-    layout = Layout(height=MARGIN * 2 + len(rows) * (NODE_HEIGHT + ROW_GAP) - ROW_GAP)
+    height = MARGIN * 2 + len(rows) * (node_height + row_gap) - row_gap
+    layout = Layout(height=height, node_height=node_height, row_gap=row_gap)
     for number in reversed(range(len(rows))):
-        _place_row(layout, rows[number], top=MARGIN + number * (NODE_HEIGHT + ROW_GAP), below=below)
+        _place_row(layout, rows[number], top=MARGIN + number * (node_height + row_gap), below=below)
     row_of = {name: number for number, row in enumerate(rows) for name in row}
     lanes = _Lanes(layout, rows)
     routes = {edge: lanes.route(edge, row_of) for edge in calls}
@@ -113,7 +118,8 @@ def _place_row(layout: Layout, row: Sequence[str], *, top: float, below: Mapping
     for name, x in zip(row, spread, strict=True):
         served = [layout.nodes[other].centre[0] for other in below.get(name, ()) if other in layout.nodes]
         centre = max(sum(served) / len(served) if served else x, left + node_width(name) / 2)
-        boxes.append(box_around(centre, top + NODE_HEIGHT / 2, node_width(name), NODE_HEIGHT))
+        middle = top + layout.node_height / 2
+        boxes.append(box_around(centre, middle, node_width(name), layout.node_height))
         left = boxes[-1].right + NODE_GAP
     right = WIDTH - MARGIN
     for name, box in reversed(list(zip(row, boxes, strict=True))):

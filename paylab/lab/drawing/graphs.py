@@ -10,7 +10,15 @@ import networkx as nx
 
 from paylab.core.authorization import Role
 from paylab.lab.drawing import svg
-from paylab.lab.drawing.graph_layout import NAME_WIDTH_MAX, NODE_TEXT, Edge, Layout, arrange
+from paylab.lab.drawing.graph_layout import (
+    NAME_WIDTH_MAX,
+    NODE_HEIGHT,
+    NODE_TEXT,
+    ROW_GAP,
+    Edge,
+    Layout,
+    arrange,
+)
 from paylab.lab.network import OPERATOR
 from paylab.nodes.load_balancer import LoadBalancer
 from paylab.nodes.server_pool import ServerPool
@@ -109,8 +117,8 @@ class NetworkGraph(_DiGraph):
         """Where it comes from: "real", or "simulated, seed 7"."""
         return str(self.graph.get("badge", "real"))
 
-    def layout(self) -> Layout:
-        """Where everything is drawn."""
+    def layout(self, *, node_height: float = NODE_HEIGHT, row_gap: float = ROW_GAP) -> Layout:
+        """Where everything is drawn, in units of a drawing that is 640 wide."""
         of_layer: dict[int, list[str]] = {}
         for name, about in self.nodes(data=True):
             of_layer.setdefault(int(about.get("layer", 0)), []).append(name)
@@ -126,20 +134,28 @@ class NetworkGraph(_DiGraph):
             (source, target): int(data.get("calls", 0)) for source, target, data in self.edges(data=True)
         }
         layers = [of_layer[layer] for layer in sorted(of_layer)]
-        return arrange(layers, calls, below=below, reserved=[svg.badge_box(self.badge)])
+        return arrange(
+            layers,
+            calls,
+            below=below,
+            reserved=[svg.badge_box(self.badge)],
+            node_height=node_height,
+            row_gap=row_gap,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the drawing to an .svg file."""
-        self._figure().save(path)
+        self.figure().save(path)
 
     def _repr_html_(self) -> str:
         """The drawing, for a notebook."""
-        return self._figure().html()
+        return self.figure().html()
 
     def _role(self, name: str) -> Role:
         return Role(self.nodes[name].get("role", Role.CLIENT))
 
-    def _figure(self) -> svg.Figure:
+    def figure(self) -> svg.Figure:
+        """The drawing."""
         layout = self.layout()
         head = svg.element("path", d="M0 0L8 3.5L0 7z", class_="head")
         marker = svg.element(
@@ -181,7 +197,7 @@ class NetworkGraph(_DiGraph):
         up = bool(about.get("up", True))
         calls_in = sum(data.get("calls", 0) for _, _, data in self.in_edges(name, data=True))
         calls_out = sum(data.get("calls", 0) for _, _, data in self.out_edges(name, data=True))
-        what = f"{name}: {_ROLE_TEXT.get(role, role)}{'' if up else ', down'}"
+        what = f"{name}: {TEXT_OF_ROLE.get(role, role)}{'' if up else ', down'}"
         parts = [
             svg.rounded(box, rx=7.0),
             svg.element(
@@ -199,7 +215,7 @@ class NetworkGraph(_DiGraph):
         return svg.element("g", *parts, title=title, class_=f"node {colour}{'' if up else ' down'}")
 
 
-_ROLE_TEXT = {
+TEXT_OF_ROLE = {
     Role.AUTH: "authentication server",
     Role.BALANCER: "load balancer",
     Role.GATEWAY: "payment gateway",

@@ -1,1 +1,1 @@
-"""What a reader watches and breaks with the mouse: live widgets, each a Python file with JS and CSS beside it."""
+"""What a reader watches and breaks with the mouse: widgets, each a Python file with JS and CSS beside it."""

@@ -1,4 +1,4 @@
-"""What every panel shares: batches of events at 20 Hz, actions from the page, and a picture for when it is dead.
+"""What every panel shares: batches of events at 20 Hz, actions from the page, a picture for when it is dead.
 
 A subclass names its JS and CSS, takes events in, writes traits, and draws itself once as a still picture:
 
@@ -15,13 +15,15 @@ A subclass names its JS and CSS, takes events in, writes traits, and draws itsel
 
 import base64
 import contextlib
+import math
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakSet
 
 import anywidget
@@ -30,7 +32,7 @@ from IPython.core.display import HTML
 from IPython.core.display_functions import DisplayHandle, display
 from IPython.core.getipython import get_ipython
 
-from paylab.errors import PaylabError
+from paylab.errors import LabError, PaylabError
 from paylab.lab.drawing.svg import Figure
 from paylab.nodes.events import Event
 
@@ -41,6 +43,8 @@ HERE = Path(__file__).parent
 # The page gets one message in this time: more than twenty a second nobody sees, a thousand are dropped.
 BATCH_S = 0.05
 STILL_WIDTH_PX = 860
+# A timer may fire so much early.
+EARLY_S = 0.002
 
 _IMPORT = re.compile(r'^import .* from "\./\w+\.js";\n', re.MULTILINE)
 _shown: "WeakSet[Panel]" = WeakSet()
@@ -73,7 +77,7 @@ class Panel(anywidget.AnyWidget):
         super().__init__(panel_id=secrets.token_hex(5), badge=lab.badge, **state)
         self.lab = lab
         self._pending: list[Event] = []
-        self._due = False
+        self._due_at = math.inf
         self._stale = False
         self._handles: list[DisplayHandle] = []
         # Traits are written by the lab's loop and by actions, each in a thread of its own.
@@ -81,7 +85,7 @@ class Panel(anywidget.AnyWidget):
         self.on_msg(self._asked)
         if hasattr(self.comm, "_reply_subshell_for"):
             # Otherwise a click waits for the cell that runs, in the shell which published last.
-            self.comm._reply_subshell_for = None  # type: ignore[union-attr] # noqa: SLF001 - there is no public way
+            self.comm._reply_subshell_for = None  # noqa: SLF001 - there is no public way
         lab.at_close(self.finish)
         lab.world.call(self._begin())
 
@@ -116,16 +120,18 @@ class Panel(anywidget.AnyWidget):
         self.wake()
 
     def wake(self, delay_s: float = BATCH_S) -> None:
-        """Have `tell` called soon, though nothing was heard."""
-        if not self._due and not self.ended:
-            self._due = True
-            self.lab.world.later(delay_s, self._beat)
+        """Have `tell` called within `delay_s`, though nothing was heard; from any thread."""
+        due_at = time.monotonic() + delay_s
+        if due_at < self._due_at and not self.ended:
+            self._due_at = due_at
+            with contextlib.suppress(LabError):  # the lab was closed meanwhile
+                self.lab.world.later(delay_s, self._beat)
 
     def _beat(self) -> None:
-        self._due = False
+        if time.monotonic() < self._due_at - EARLY_S or self.ended:
+            return  # this one was overtaken by another
+        self._due_at = math.inf
         events, self._pending = self._pending, []
-        if self.ended:
-            return
         self.take(events)
         with self._writing, self.hold_sync():
             self.tell()
@@ -138,7 +144,16 @@ class Panel(anywidget.AnyWidget):
         action = self.actions.get(str(content.get("do")))
         if action is not None:
             arguments = {name: value for name, value in content.items() if name != "do"}
-            threading.Thread(target=self._do, args=(action, arguments), daemon=True).start()
+            self._start(lambda: self._do(action, arguments))
+
+    def _start(self, work: Callable[[], object]) -> None:
+        """Have blocking work done in a thread of its own."""
+
+        def run() -> None:
+            with contextlib.suppress(LabError):  # the lab was closed meanwhile
+                work()
+
+        threading.Thread(target=run, name="paylab panel", daemon=True).start()
 
     def _do(self, action: Callable[..., Any], arguments: dict[str, Any]) -> None:
         try:
@@ -148,8 +163,7 @@ class Panel(anywidget.AnyWidget):
         if isinstance(said, str):
             self.say(said)
         if not self.ended:
-            with contextlib.suppress(PaylabError):  # the lab was closed meanwhile
-                self.wake()
+            self.wake()
 
     def say(self, notice: str) -> None:
         """Tell the reader something in a line; from any thread."""
@@ -163,10 +177,8 @@ class Panel(anywidget.AnyWidget):
         handle: Any = display(HTML(self._still_html()), display_id=f"paylab-{secrets.token_hex(5)}")  # type: ignore[no-untyped-call] # IPython has no types
         if handle is not None:
             self._handles.append(handle)
-        bundle = self._repr_mimebundle_()
-        if bundle is not None:
-            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-            display(data, metadata=metadata, raw=True)  # type: ignore[no-untyped-call] # IPython has no types
+        data, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", self._repr_mimebundle_())
+        display(data, metadata=metadata, raw=True)  # type: ignore[no-untyped-call] # IPython has no types
         _shown.add(self)
         _refresh_after_every_cell()
 
@@ -181,7 +193,7 @@ class Panel(anywidget.AnyWidget):
         """Draw the picture anew, for readers without a kernel; after a run, at the end of a cell."""
         self._stale = False
         if self._handles:
-            still = HTML(self._still_html())  # type: ignore[no-untyped-call] # IPython has no types
+            still: Any = HTML(self._still_html())  # type: ignore[no-untyped-call] # IPython has no types
             for handle in self._handles:
                 handle.update(still)  # type: ignore[no-untyped-call] # IPython has no types
 

@@ -4,13 +4,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import traitlets
 
 from paylab.core.balancing import POLICIES
-from paylab.errors import LabError, PaylabError
+from paylab.errors import LabError
 from paylab.lab.drawing import charts, svg
 from paylab.lab.load import WINDOW_S, Load, servers_out
 from paylab.lab.load_mix import Mix
@@ -90,9 +89,10 @@ class WorkloadPanel(Panel):
                 arrivals=self.arrivals,
                 **self._mix(),
             )
-        threading.Thread(target=self._await_end, args=(self.load,), daemon=True).start()
+        load = self.load
+        self._start(lambda: self._await_end(load))
         self.wake(0.0)
-        return self.load
+        return load
 
     def stop(self) -> None:
         """Send no more; what is under way still ends."""
@@ -111,7 +111,6 @@ class WorkloadPanel(Panel):
         """Lose this share of all messages; 0 ends it."""
         self._note(f"lose {100 * rate:g} %")
         self.lab.lose(float(rate))
-        self.loss = float(rate)
 
     def pick_by(self, policy: str) -> None:
         """Let the bank's balancer pick by another policy. Raises LabError."""
@@ -168,11 +167,10 @@ class WorkloadPanel(Panel):
             self.say(f"The load ended early: {str(error) or type(error).__name__}")
         else:
             self.say(
-                f"{len(self.result.paid):,} payments ended. In a cell, the panel's result.to_frame() has a row "
-                "for each, and result.figure() draws them."
+                f"{len(self.result.paid):,} payments ended. In a cell, the panel's result.to_frame() has a "
+                "row for each, and result.figure() draws them."
             )
-        with suppress(PaylabError):  # the lab may be closed by now
-            self.wake(0.0)
+        self.wake(0.0)
         self.refresh()
 
     # What is shown ------------------------------------------------------------------------------
@@ -184,11 +182,18 @@ class WorkloadPanel(Panel):
     def tell(self) -> None:
         """Write the traits, on the lab's loop."""
         network, load = self.lab.network, self.load
-        out = servers_out(network, self.lab.world.now())
+        out, troubles = servers_out(network, self.lab.world.now()), self.lab.world.troubles()
         self.nodes = {
-            name: "down" if not running.up else "out" if name in out else "up"
+            name: "down"
+            if not running.up
+            else "paused"
+            if name in troubles.paused
+            else "out"
+            if name in out
+            else "up"
             for name, running in network.nodes.items()
         }
+        self.loss = troubles.loss_everywhere
         host = network.nodes[BALANCER].host
         if not isinstance(host, NodeProcess):
             factory = host.decisions.balancer_policy
@@ -206,8 +211,7 @@ class WorkloadPanel(Panel):
         if not load.done:
             if self._pages and min(time.monotonic() - seen for seen in self._pages.values()) > SILENT_S:
                 load.stop()
-            if not self.ended:
-                self.wake(TELL_S)
+            self.wake(TELL_S)
 
     def still(self) -> svg.Figure:
         """The charts as a picture."""

@@ -22,7 +22,7 @@ US_PER_S = 1_000_000
 class Link:
     """One direction between two nodes."""
 
-    __slots__ = ("_latency", "_network", "calm", "cut", "extra_ns", "source", "target")
+    __slots__ = ("_latency", "_network", "calm", "cut", "extra_ns", "loss", "source", "target")
 
     def __init__(self, network: "Network", source: str, target: str) -> None:
         """Made by the network."""
@@ -31,6 +31,7 @@ class Link:
         self.calm = True
         self.cut = False
         self.extra_ns = 0
+        self.loss = 0.0
         self._network = network
         self._latency: Lane = network.choices.lane("latency", f"{source}>{target}")
 
@@ -43,7 +44,7 @@ class Link:
         network, place = self._network, f"{self.source}>{self.target}"
         if self.cut:
             return None
-        rate = network.loss_of_replies if reply else network.loss_of_requests
+        rate = max(self.loss, network.loss_of_replies if reply else network.loss_of_requests)
         if rate and network.choices.lane("loss", place).chance(rate):
             return None
         factor = network.slowness.get(self.source, 1.0) * network.slowness.get(self.target, 1.0)
@@ -87,11 +88,15 @@ class Network:
         self.link(source, target).cut = True
         self.refresh()
 
+    def links(self) -> list[Link]:
+        """Those over which something was sent, or that somebody has asked for."""
+        return list(self._links.values())
+
     def heal(self) -> None:
         """End every fault but slowness, which is the nodes' own."""
         self.loss_of_requests = self.loss_of_replies = self.duplication = self.reordering = 0.0
         for link in self._links.values():
-            link.cut, link.extra_ns = False, 0
+            link.cut, link.extra_ns, link.loss = False, 0, 0.0
         self.refresh()
 
     def refresh(self) -> None:
@@ -99,4 +104,4 @@ class Network:
         everywhere = self.loss_of_requests or self.loss_of_replies or self.reordering or self.duplication
         for link in self._links.values():
             slow = link.source in self.slowness or link.target in self.slowness
-            link.calm = not (everywhere or slow or link.cut or link.extra_ns)
+            link.calm = not (everywhere or slow or link.cut or link.extra_ns or link.loss)

@@ -13,7 +13,7 @@ import grpc
 
 from paylab.core.authorization import Identity
 from paylab.errors import LabError
-from paylab.lab.faulty_world import CommitPoint
+from paylab.lab.faulty_world import CommitPoint, Troubles
 from paylab.lab.loop import CALL_TIMEOUT_S, LabFuture
 from paylab.lab.processes.node_process import NodeProcess
 from paylab.lab.simulation.choices import Choices
@@ -187,6 +187,39 @@ class SimWorld:
             self.network.loss_of_replies = rate if replies else 0.0
 
         self._change(change)
+
+    def lose_between(self, a: str, b: str, rate: float) -> None:
+        """Lose messages between two nodes, either way."""
+
+        def change() -> None:
+            for link in (self.network.link(a, b), self.network.link(b, a)):
+                link.loss = rate
+
+        self._change(change)
+
+    def mend(self, a: str, b: str) -> None:
+        """End whatever is wrong with the link between two nodes alone."""
+
+        def change() -> None:
+            for link in (self.network.link(a, b), self.network.link(b, a)):
+                link.cut, link.extra_ns, link.loss = False, 0, 0.0
+
+        self._change(change)
+
+    def troubles(self) -> Troubles:
+        """What is wrong at the moment; on the loop's thread, or while time stands still."""
+        network = self.network
+        links = {(link.source, link.target): link for link in network.links()}
+        return Troubles(
+            frozenset(
+                host.identity.node for host in self._hosts if host.frozen is not None and not host.dead
+            ),
+            frozenset(ends for ends, link in links.items() if link.cut),
+            {ends: link.extra_ns / NS_PER_S for ends, link in links.items() if link.extra_ns},
+            {ends: link.loss for ends, link in links.items() if link.loss},
+            dict(network.slowness),
+            max(network.loss_of_requests, network.loss_of_replies),
+        )
 
     def duplicate(self, rate: float) -> None:
         """Deliver requests twice."""
