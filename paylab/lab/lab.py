@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from paylab.core.coordinator import Coordinator
     from paylab.lab.drawing.timeline import Timeline
     from paylab.lab.load import Load
+    from paylab.lab.panels.ledger_table import LedgerTable
     from paylab.lab.panels.network_panel import NetworkPanel
     from paylab.lab.panels.workload_panel import WorkloadPanel
     from paylab.lab.workload import RunResult
@@ -266,6 +267,8 @@ class Lab:
             seed=seed,
         )
         self._loads.append(load)
+        if self._workload_panel is not None:
+            self._workload_panel.follow(load)
         return load
 
     # Balancing ----------------------------------------------------------------------------------
@@ -406,6 +409,12 @@ class Lab:
         for name, value in settings.items():
             setattr(self._workload_panel, name, value)
         return self._workload_panel
+
+    def ledger_table(self) -> "LedgerTable":
+        """Every account with what is posted and held, live: search it, and choose one for its postings."""
+        from paylab.lab.panels import ledger_table  # noqa: PLC0415 - as above
+
+        return ledger_table.LedgerTable(self)
 
     def timeline(self, receipt: Receipt | str, *, limit: int | None = None) -> "Timeline":
         """The space-time diagram of one payment; of its first `limit` events if there are very many."""

@@ -82,17 +82,23 @@ class WorkloadPanel(Panel):
         with self._starting:
             if self.load is not None and not self.load.done:
                 raise LabError("ALREADY_RUNNING", "payments are being sent: stop them first")
-            self.load = self.lab.load(
-                self.rate,
-                self.duration_s,
-                concurrency=self.concurrency,
-                arrivals=self.arrivals,
-                **self._mix(),
+            self.follow(
+                load := self.lab.load(
+                    self.rate,
+                    self.duration_s,
+                    concurrency=self.concurrency,
+                    arrivals=self.arrivals,
+                    **self._mix(),
+                )
             )
-        load = self.load
-        self._start(lambda: self._await_end(load))
-        self.wake(0.0)
         return load
+
+    def follow(self, load: Load) -> None:
+        """Show a load, wherever it was started; `lab.load` calls this."""
+        if load is not self.load:
+            self.load = load
+            self._start(lambda: self._await_end(load))
+            self.wake(0.0)
 
     def stop(self) -> None:
         """Send no more; what is under way still ends."""
