@@ -40,8 +40,11 @@ if TYPE_CHECKING:
 
     from paylab.core.coordinator import Coordinator
     from paylab.lab.drawing.timeline import Timeline
+    from paylab.lab.load import Load
+    from paylab.lab.panels.ledger_table import LedgerTable
     from paylab.lab.panels.network_panel import NetworkPanel
     from paylab.lab.panels.timeline_panel import TimelinePanel
+    from paylab.lab.panels.workload_panel import WorkloadPanel
     from paylab.lab.workload import RunResult
 
 T = TypeVar("T")
@@ -127,6 +130,7 @@ class Lab:
             "commit": commit,
         }
         self._clients: dict[str, LabClient] = {}
+        self._loads: list[Load] = []
         self._world = open_world(
             world,
             name,
@@ -139,6 +143,7 @@ class Lab:
         self._secret = _lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
         self._closed = False
         self._panel: NetworkPanel | None = None
+        self._workload_panel: WorkloadPanel | None = None
         self._at_close: list[Callable[[], None]] = []
         self._at_check: list[Callable[[checks.Report], None]] = []
         try:
@@ -235,6 +240,41 @@ class Lab:
             concurrency=concurrency,
             progress=progress,
         )
+
+    def load(
+        self,
+        rate: float,
+        duration: float | str = "10 s",
+        *,
+        concurrency: int = 200,
+        deadline_s: float = 5.0,
+        arrivals: str = "poisson",
+        seed: int = 0,
+        **mix: Any,
+    ) -> "Load":
+        """Start sending `rate` payments a second for `duration`, open loop, and return at once.
+
+        Arrivals are "poisson" or "steady"; at most `concurrency` payments are under way, each with
+        its own key and `deadline_s`. `mix` says what is paid: `inside_bank`, `without_funds`, `amounts`,
+        `people` (`paylab.lab.load_mix.Mix`). `now()` has the figures so far, `result()` waits for the end.
+        """
+        from paylab.lab import load as loading  # noqa: PLC0415 - a load needs Lab
+        from paylab.lab.load_mix import Mix  # noqa: PLC0415 - as above
+
+        load = loading.Load(
+            self,
+            rate=rate,
+            duration_s=seconds(duration),
+            mix=Mix(**mix),
+            concurrency=concurrency,
+            deadline_s=deadline_s,
+            arrivals=arrivals,
+            seed=seed,
+        )
+        self._loads.append(load)
+        if self._workload_panel is not None:
+            self._workload_panel.follow(load)
+        return load
 
     # Balancing ----------------------------------------------------------------------------------
 
@@ -362,6 +402,25 @@ class Lab:
             self._panel = network_panel.NetworkPanel(self)
         return self._panel
 
+    def workload_panel(self, **settings: Any) -> "WorkloadPanel":
+        """Load by hand: rate, mix, policy and faults to set, live charts; `settings` are its first values.
+
+        One for each lab; its `result` is the latest load that has ended.
+        """
+        from paylab.lab.panels import workload_panel  # noqa: PLC0415 - as above
+
+        if self._workload_panel is None:
+            self._workload_panel = workload_panel.WorkloadPanel(self)
+        for name, value in settings.items():
+            setattr(self._workload_panel, name, value)
+        return self._workload_panel
+
+    def ledger_table(self) -> "LedgerTable":
+        """Every account with what is posted and held, live: search it, and choose one for its postings."""
+        from paylab.lab.panels import ledger_table  # noqa: PLC0415 - as above
+
+        return ledger_table.LedgerTable(self)
+
     def timeline(self, receipt: Receipt | str, *, limit: int | None = None) -> "Timeline":
         """The space-time diagram of one payment; of its first `limit` events if there are very many."""
         from paylab.lab.drawing import facts, timeline  # noqa: PLC0415 - only for drawing
@@ -456,6 +515,8 @@ class Lab:
         self._closed = True
         if _OPEN.get(self.name) is self:
             del _OPEN[self.name]
+        for load in self._loads:
+            load.abandon()
         try:
             failures = self._world.call(self._network.stop())
             report = self.check()

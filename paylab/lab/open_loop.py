@@ -6,7 +6,8 @@ latency counts from the moment at which it was due.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,28 @@ class Sample:
     error: PaylabError | None = None
 
 
+async def arrivals(
+    rate_per_s: Callable[[], float],
+    *,
+    duration_s: float,
+    rng: Rng | None = None,
+    stop: asyncio.Event | None = None,
+) -> AsyncIterator[float]:
+    """Yield when each call is due, in seconds from now, once that moment has come; until `stop` is set.
+
+    At even distances, or with `rng` as a Poisson process. The rate is asked again after every call.
+    """
+    loop, stop = asyncio.get_running_loop(), stop or asyncio.Event()
+    began_s, due_s = loop.time(), 0.0
+    while due_s < duration_s and not stop.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, began_s + due_s - loop.time())):
+                await stop.wait()
+                return
+        yield due_s
+        due_s += (1.0 if rng is None else -math.log(1.0 - rng.random())) / rate_per_s()
+
+
 async def open_loop(
     send: Callable[[int], Awaitable[Any]], *, rate_per_s: float, duration_s: float, rng: Rng | None = None
 ) -> list[Sample]:
@@ -32,7 +55,7 @@ async def open_loop(
     Runs on the lab's loop, and waits for the last answer. What is no PaylabError is raised.
     """
     loop = asyncio.get_running_loop()
-    began_s, due_s, calls = loop.time(), 0.0, list[asyncio.Task[Sample]]()
+    began_s, calls = loop.time(), list[asyncio.Task[Sample]]()
 
     async def call(n: int, due_s: float) -> Sample:
         result, error = None, None
@@ -43,8 +66,6 @@ async def open_loop(
         return Sample(due_s, loop.time() - began_s - due_s, result, error)
 
     async with asyncio.TaskGroup() as group:
-        while due_s < duration_s:
-            await asyncio.sleep(max(0.0, began_s + due_s - loop.time()))
+        async for due_s in arrivals(lambda: rate_per_s, duration_s=duration_s, rng=rng):
             calls.append(group.create_task(call(len(calls), due_s)))
-            due_s += (1.0 if rng is None else -math.log(1.0 - rng.random())) / rate_per_s
     return [call.result() for call in calls]

@@ -232,14 +232,14 @@ def _result(lab: "Lab", sent: Sequence[Sent], *, seconds: float) -> RunResult:
         conserved=not (found["money is conserved"] or found["every posting balances"]),
         seconds=round(seconds, 3),
         payments_per_s=round(len(sent) / seconds, 1) if seconds else 0.0,
-        latency_ms={f"p{p}": round(_percentile(latencies_ms, p), 2) for p in (50, 95, 99)},
+        latency_ms={f"p{p}": round(percentile(latencies_ms, p), 2) for p in (50, 95, 99)},
         rows=tuple(sent),
         report=report,
     )
 
 
-def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """Nearest rank."""
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """The value below or at which `percent` of all lie: nearest rank, and 0 of nothing."""
     if not ordered:
         return 0.0
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]

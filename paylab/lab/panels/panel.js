@@ -19,6 +19,8 @@ export function s(tag, attributes = {}, ...children) {
 }
 
 function set(element, attributes) {
+  // JupyterLab takes Enter, arrows and letters for commands on the cell unless what has the focus itself says no.
+  if (element.tabIndex >= 0 || "tabindex" in attributes) element.dataset.lmSuppressShortcuts = "true";
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
     else if (value === true) element.setAttribute(name, "");
