@@ -189,15 +189,16 @@ class Lab:
 
     def device(self, user: LabClient, name: str) -> LabClient:
         """The same user on another device, with a connection of its own: alice's "phone" is "alice-phone"."""
-        return LabClient(self._world, self._client_at(f"{user.name}-{name}", user.name), account=user.account)
+        client = self._world.call(self._client_at(f"{user.name}-{name}", user.name))
+        return LabClient(self._world, client, account=user.account)
 
     async def _user(
         self, name: str, *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
     ) -> PaymentClient:
         await self._network.register(name, self._password(name), accounts=accounts, roles=roles)
-        return self._client_at(name, name)
+        return await self._client_at(name, name)
 
-    def _client_at(self, node: str, user: str) -> PaymentClient:
+    async def _client_at(self, node: str, user: str) -> PaymentClient:
         host = self._network.client_host(node)
         return PaymentClient(host, username=user, password=self._password(user))
 

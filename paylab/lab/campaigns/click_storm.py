@@ -3,7 +3,7 @@
 click_storm(5, lost=0.3, same_key=False)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paylab.core.money import Money, parse_money
@@ -101,12 +101,11 @@ def click_storm(
     lost: float = 0.3,
     same_key: bool = False,
     seed: int = 7,
-    progress: Callable[[int], object] = lambda _: None,
 ) -> ClickStorm:
     """Alice clicks so often at once, and repeats each click until it has an answer.
 
     `lost` is the share of answers that do not arrive. With `same_key` all requests carry the order's key,
-    else each has one of its own; the same answers are lost. `progress` is told of each round of tries.
+    else each has one of its own; the same answers are lost.
     Raises LabError for more than ten clicks.
     """
     if not 1 <= clicks <= CLICKS_MAX or not 0 <= lost < 1:
@@ -120,7 +119,6 @@ def click_storm(
         for nth in range(1, TRIES_MAX + 1):
             if not left:
                 break
-            progress(nth)
             drawn = {click: seeded(seed, "reply", click, nth).random() < lost for click in left}
             for click in left:
                 if drawn[click]:
