@@ -34,6 +34,16 @@ SWITCHES = {
     ),
     "03": "from paylab.nodes.server_pool import ServerPool\nServerPool.able = lambda *_: True",
     "04": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
+    # The gateway keeps an id of its own for every request, whatever key comes with it.
+    "05": (
+        "from dataclasses import replace\n"
+        "import paylab.lab.network as network\n"
+        "from paylab.core.payment import open_attempt\n"
+        "def keyless(wanted, **more):\n"
+        "    return open_attempt(wanted if wanted.attempt else replace(wanted, key=wanted.payment), **more)\n"
+        "real = network.filled\n"
+        "network.filled = lambda mine: real({'gateway.open_attempt': keyless, **mine})"
+    ),
     "08": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
 }
 

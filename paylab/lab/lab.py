@@ -201,13 +201,25 @@ class Lab:
         self._clients[name] = LabClient(self._world, client, account=account)
         return self._clients[name]
 
+    def device(self, user: LabClient, name: str) -> LabClient:
+        """The same user on another device, with a connection of its own: alice's "phone" is "alice-phone"."""
+        client = self._world.call(self._client_at(f"{user.name}-{name}", user.name))
+        return LabClient(self._world, client, account=user.account)
+
     async def _user(
         self, name: str, *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
     ) -> PaymentClient:
-        password = hmac.digest(self._secret, name.encode(), "sha256").hex()
-        await self._network.register(name, password, accounts=accounts, roles=roles)
-        host = self._network.client_host(name)
-        return PaymentClient(host, username=name, password=password, gateways=self._network.gateways)
+        await self._network.register(name, self._password(name), accounts=accounts, roles=roles)
+        return await self._client_at(name, name)
+
+    async def _client_at(self, node: str, user: str) -> PaymentClient:
+        host = self._network.client_host(node)
+        return PaymentClient(
+            host, username=user, password=self._password(user), gateways=self._network.gateways
+        )
+
+    def _password(self, user: str) -> str:
+        return hmac.digest(self._secret, user.encode(), "sha256").hex()
 
     async def runner(self) -> PaymentClient:
         """The user who may pay from any account, as a bank's file channel does."""

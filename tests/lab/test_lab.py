@@ -341,3 +341,14 @@ def test_a_boot_that_fails_leaves_nothing_serving() -> None:
     with pytest.raises(LabError, match="there is no node 'nobody'"):
         Lab(processes=["nobody"])
     gc.collect()
+
+
+def test_a_user_has_more_than_one_device(lab: Lab) -> None:
+    """Each is a node of its own, and all are the same user: they share account, payments and keys."""
+    carla = lab.client("carla", balance="10.00 EUR")
+    phone = lab.device(carla, "phone")
+    dora = lab.client("dora", bank="boreal")
+    assert phone.account == carla.account
+    assert carla.pay(dora, "1.00 EUR", key="book") == phone.pay(dora, "1.00 EUR", key="book")
+    assert len(phone.payments()) == 1
+    assert "carla-phone" in {event.node for event in lab.history}

@@ -91,9 +91,9 @@ def drill(
         alice = lab.client("alice", bank="alpine", balance="100.00 EUR")
         bob = lab.client("bob", bank="boreal", balance="100.00 EUR")
         _break(lab, alice, bob, schedule, payments)
-        settled = _settled(lab)
+        calm = settled(lab)
         violations = lab.check().violations
-        if settled:
+        if calm:
             quiet = campaign_checks.quiet_violations(lab.world, lab.banks)
             violations += [line for line in quiet if line.startswith("every end is logged once")]
         else:
@@ -137,7 +137,8 @@ def repair(lab: Lab) -> None:
     lab.inject([faults.at(0.0, fault) for fault in mend]).result(SETTLE_S)
 
 
-def _settled(lab: Lab) -> bool:
+def settled(lab: Lab) -> bool:
+    """Wait until everything has come to rest, and repair what still breaks meanwhile; whether it did."""
     for _ in range(int(SETTLE_S / LOOK_EVERY_S)):
         if lab.settle(timeout_s=0.0):
             return True

@@ -104,8 +104,8 @@ def _of_drill(returned: str, case: str, found: Drill) -> Finding:
 # Answers that are schedules ---------------------------------------------------------------------
 
 
-def flaw(schedule: Any) -> str:
-    """Why something is no schedule for a drill; empty when it is one."""
+def flaw(schedule: Any, *, users: Sequence[str] = USERS) -> str:
+    """Why something is no schedule for a drill with these users; empty when it is one."""
     if not isinstance(schedule, list | tuple) or not all(isinstance(timed, Timed) for timed in schedule):
         return "a schedule is a list of at(seconds, fault)"
     if not 1 <= len(schedule) <= FAULTS_MAX:
@@ -116,7 +116,7 @@ def flaw(schedule: Any) -> str:
         if timed.fault.kind not in faults.KINDS:
             return f"there is no fault {timed.fault.kind!r}"
         for name in (argument for argument in timed.fault.arguments[:2] if isinstance(argument, str)):
-            if name not in (*NODES, *USERS, "before", "unanswered", "after"):
+            if name not in (*NODES, *users, "before", "unanswered", "after"):
                 return f"{timed} names {name!r}; there are {', '.join(NODES)}"
     return ""
 
