@@ -2,14 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
-from paylab.core.authorization import Identity, Role, Rule
+from paylab.core.authorization import Role
 from paylab.lab.checking.history import History
+from paylab.lab.own_nodes import OwnNodes
 from paylab.lab.simulation.sim_host import SimHost
 from paylab.lab.simulation.simulator import SimWorld
 from paylab.nodes.events import Event
@@ -49,7 +50,8 @@ class CallNetwork:
         self.world = SimWorld("calls", seed=seed, sink=self.history.add)
         self.call = self.world.call
         self.told: list[str] = []
-        self._nodes: dict[str, None] = {}
+        self._nodes = OwnNodes(self.world, self.history)
+        self._names: dict[str, None] = {}
 
     def now(self) -> float:
         """Virtual time, seconds."""
@@ -57,19 +59,16 @@ class CallNetwork:
 
     async def node(self, name: str, **methods: Method) -> SimHost:
         """A node with these methods; a second one of the same name is its restart."""
-        self._nodes[name] = None
-        host = self.world.host(Identity(name, Role.BANK))
-        host.decisions = replace(host.decisions, access_rule=lambda _: Rule(peers=None))
-        if methods:
-            server = host.server()
-            handlers = {method: _handler(answer) for method, answer in methods.items()}
-            server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
-            await server.start()
+        self._names[name] = None
+        handlers = {method: _handler(answer) for method, answer in methods.items()}
+        served = [grpc.method_handlers_generic_handler(SERVICE, handlers)]
+        host = await self._nodes.boot(name, Role.BANK, lambda server: server.add_generic_rpc_handlers(served))
+        assert isinstance(host, SimHost)
         return host
 
     def scene(self) -> CallScene:
         """All that has happened so far."""
-        return CallScene("\n".join(self.told), tuple(self.history), tuple(self._nodes), self.world.badge)
+        return CallScene("\n".join(self.told), tuple(self.history), tuple(self._names), self.world.badge)
 
 
 async def ask(host: SimHost, target: str, method: str, text: str = "", *, timeout_s: float) -> str:

@@ -1,4 +1,4 @@
-"""The exercises of chapter 01: what is known after a call, its deadline, and a method that may be called twice.
+"""The exercises of chapter 01: what is known after a call, its deadline, a method that may be called twice.
 
 Each is judged by facts and by drills in a simulated network of two or three nodes.
 """
