@@ -97,6 +97,8 @@ RULES: dict[str, Rule] = {
     "/paylab.v1.PaymentGateway/WatchPayment": Rule(scope="payments:read", streaming=True),
     "/paylab.v1.PaymentGateway/Redrive": _peers(Role.QUEUE, Role.OPERATOR),
     "/paylab.v1.PaymentGateway/GiveUp": _peers(Role.QUEUE, Role.OPERATOR),
+    "/paylab.v1.PaymentGateway/CancelPayment": Rule(frozenset({Role.OPERATOR}), scope="payments:write"),
+    "/paylab.v1.PaymentGateway/Requeue": _peers(Role.OPERATOR),
     "/paylab.v1.Bank/OpenAccounts": _peers(Role.OPERATOR, repeatable=True),
     "/paylab.v1.Bank/CloseAccount": _peers(Role.OPERATOR, repeatable=True),
     "/paylab.v1.Bank/GetAccount": Rule(frozenset({Role.OPERATOR}), scope="accounts:read", repeatable=True),

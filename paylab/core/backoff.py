@@ -13,6 +13,11 @@ class Rng(Protocol):
         """Uniform in [a, b]."""
 
 
+def constant(_attempt: int, *, base_s: float, cap_s: float) -> float:
+    """Always `base_s`, at most `cap_s`: clients that failed together come back together."""
+    return min(cap_s, base_s)
+
+
 def exponential(attempt: int, *, base_s: float, cap_s: float) -> float:
     """`base_s`, doubled for every attempt after attempt 1, at most `cap_s`."""
     return min(cap_s, base_s * 2.0 ** min(attempt - 1, 60))

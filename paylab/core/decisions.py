@@ -18,6 +18,7 @@ from paylab.core import (
     participant,
     payment,
     refresh,
+    retries,
     revocation,
     tokens,
     transport,
@@ -58,7 +59,10 @@ class Decisions:
     gateway_open_attempt: Callable[..., Any] = payment.open_attempt
     gateway_conclude: Callable[..., Any] = payment.conclude
     queue_delay: Callable[..., float] = backoff.full_jitter
+    queue_breaker: Callable[[], retries.CircuitBreaker] = retries.CircuitBreaker
     client_delay: Callable[..., float] = backoff.full_jitter
+    client_retry: Callable[..., float | None] = retries.wait_s
+    client_retry_budget: Callable[[], retries.RetryLimit] = retries.RetryBudget
     client_renew: Callable[..., bool] = tokens.renew_ahead
     balancer_policy: Callable[[], Policy] = RoundRobin
     balancer_eject: Callable[..., Sequence[str]] = health.outliers

@@ -3,8 +3,9 @@
     CREATED ──open──▶ PREPARING ──committed──▶ COMMITTED
                        │  ▲  ├──a bank said no──▶ DECLINED
                        └──┘  └──a bank was out of reach──▶ QUEUED ──open──▶ PREPARING
-                  tried again                                 ├──cancel──▶ CANCELLED
-                                                              └──give up──▶ DEAD_LETTER
+                  tried again          ▲                      ├──cancel──▶ CANCELLED ◀──cancel──┐
+                                       │                      └──give up──▶ DEAD_LETTER ─────────┤
+                                       └────────────────requeue──────────────────────────────────┘
 
 Only `open_attempt` opens an attempt, only from CREATED, from QUEUED or after a definite ABORTED, and the
 gateway writes the result by compare-and-set. So however many drivers a payment has, one attempt is open.
@@ -37,9 +38,14 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.COMMITTED: frozenset(),
     State.DECLINED: frozenset(),
     State.CANCELLED: frozenset(),
-    State.DEAD_LETTER: frozenset(),
+    # It rests: only its payer or an operator moves it. So its receipt is not the last word.
+    State.DEAD_LETTER: frozenset({State.QUEUED, State.CANCELLED}),
 }
 TERMINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)
+# Of all verdicts the one that another day may change.
+SHORT = "INSUFFICIENT_FUNDS"
+# Why a dead letter is queued again.
+REDRIVEN = "REDRIVEN"
 # Aborts that say nothing about the banks: the next attempt may start at once.
 AGAIN_REASONS = frozenset({"WRONG_EPOCH", "EXPIRED", "OLDER_ATTEMPT", "ALREADY_ABORTED", "UNKNOWN"})
 # After so many attempts in a row it is the queue's turn, so that a wrong clock cannot make a hot loop.
@@ -66,6 +72,8 @@ class Payment:
     expires_at_s: float = 0.0
     epoch: int = 0
     accepted_at_s: float = 0.0
+    # Whether it is queued instead of declined when the payer has not enough.
+    waits_for_funds: bool = False
 
     @property
     def txn(self) -> Txn:
@@ -108,7 +116,8 @@ def conclude(payment: Payment, answer: Answer, *, expires_at_s: float, epoch: in
         return _move(payment, State.COMMITTED)
     if answer.txn != payment.txn:
         return payment
-    if answer.reason in DECLINE_REASONS:
+    waits = payment.waits_for_funds and answer.reason == SHORT
+    if answer.reason in DECLINE_REASONS and not waits:
         return _move(payment, State.DECLINED, answer.reason)
     if answer.reason in AGAIN_REASONS and payment.in_a_row < ATTEMPTS_AT_ONCE_MAX:
         return open_attempt(payment, expires_at_s=expires_at_s, epoch=epoch)
@@ -121,8 +130,15 @@ def give_up(payment: Payment, reason: str) -> Payment:
 
 
 def cancel(payment: Payment) -> Payment:
-    """Take a queued payment back. Raises WrongState for any other."""
+    """Take a queued payment or a dead letter back. Raises WrongState for any other."""
     return _move(payment, State.CANCELLED)
+
+
+def requeue(payment: Payment) -> Payment:
+    """Queue a dead letter again. Raises WrongState for any other."""
+    if payment.state is not State.DEAD_LETTER:
+        raise WrongState("WRONG_STATE", f"payment {payment.payment} is {payment.state}, no DEAD_LETTER")
+    return _move(payment, State.QUEUED, REDRIVEN)
 
 
 def _move(payment: Payment, state: State, reason: str = "") -> Payment:

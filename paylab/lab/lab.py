@@ -5,6 +5,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -184,16 +185,22 @@ class Lab:
         account = f"{bank}/{name}"
         self._world.call(self._network.open_accounts(bank, [(name, opening, name)]))
         client = self._world.call(self._user(name, accounts=[account]))
-        self._clients[name] = LabClient(self._world, client, account=account)
+        life = _ClientLife(self._network, name, partial(self._user_client, name))
+        self._clients[name] = LabClient(self._world, client, account=account, life=life)
         return self._clients[name]
 
     async def _user(
         self, name: str, *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
     ) -> PaymentClient:
-        password = hmac.digest(self._secret, name.encode(), "sha256").hex()
-        await self._network.register(name, password, accounts=accounts, roles=roles)
+        await self._network.register(name, self._password(name), accounts=accounts, roles=roles)
+        return self._user_client(name)
+
+    def _user_client(self, name: str) -> PaymentClient:
         host = self._network.client_host(name)
-        return PaymentClient(host, username=name, password=password)
+        return PaymentClient(host, username=name, password=self._password(name))
+
+    def _password(self, name: str) -> str:
+        return hmac.digest(self._secret, name.encode(), "sha256").hex()
 
     async def runner(self) -> PaymentClient:
         """The user who may pay from any account, as a bank's file channel does."""
@@ -430,6 +437,19 @@ class Lab:
         except LabError:
             if error is None:
                 raise
+
+
+class _ClientLife:
+    """How a user's client dies and comes back."""
+
+    def __init__(self, network: Network, name: str, make: Callable[[], PaymentClient]) -> None:
+        self._network, self._name, self._make = network, name, make
+
+    async def end(self) -> None:
+        await self._network.crash_client(self._name)
+
+    async def begin(self) -> PaymentClient:
+        return self._make()
 
 
 def open_world(

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import grpc
 
 from paylab.core.money import Money
-from paylab.errors import OutcomeUnknown, Overloaded, Unauthenticated
+from paylab.core.retries import Again, advice
+from paylab.errors import OutcomeUnknown, Overloaded, PaylabError, Unauthenticated
 from paylab.nodes import wire
+from paylab.nodes.client_outbox import ClientOutbox, Wish
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import ACCOUNT_KEY, BANK_KEY
 from paylab.pb import authentication_pb2, authentication_pb2_grpc, bank_pb2, bank_pb2_grpc
@@ -58,6 +60,9 @@ class PaymentClient:
         self._refresh_token = ""
         self._expires_at_s = 0.0
         self._renewing = asyncio.Lock()
+        self.outbox = ClientOutbox(host, owner=username, pay=self._pay_wish)
+        # Shared by every call, so that many that fail together do not make a storm.
+        self._limit = host.decisions.client_retry_budget()
 
     async def login(self) -> None:
         """Exchange the password for tokens. Raises Unauthenticated, OutcomeUnknown."""
@@ -68,10 +73,18 @@ class PaymentClient:
         self._access_token = self._refresh_token = ""
 
     async def pay(
-        self, *, payer: str, payee: str, money: Money, key: str = "", deadline_s: float = 30.0
+        self,
+        *,
+        payer: str,
+        payee: str,
+        money: Money,
+        key: str = "",
+        deadline_s: float = 30.0,
+        when_short: str = "decline",
     ) -> Receipt:
         """Pay once, however often it must be asked. A key is drawn when none is given.
 
+        With `when_short="wait"` a payer who has not enough gets QUEUED, and it is tried again now and then.
         Raises OutcomeUnknown when `deadline_s` has passed without an answer: ask again with the same key.
         """
         request = pb.PayRequest(
@@ -79,8 +92,38 @@ class PaymentClient:
             payer=payer,
             payee=payee,
             money=wire.money_to_pb(money),
+            when_short=wire.when_short_to_pb(when_short),
         )
         return _receipt(await self._until(deadline_s, lambda call: self._gateway().Pay(request, **call)))
+
+    async def cancel(self, payment: str, *, deadline_s: float = 10.0) -> Receipt:
+        """Take a payment back that is queued or a dead letter. Raises NotFound, WrongState."""
+        request = pb.CancelPaymentRequest(payment=payment)
+        return _receipt(
+            await self._until(deadline_s, lambda call: self._gateway().CancelPayment(request, **call))
+        )
+
+    async def pay_later(
+        self, *, payer: str, payee: str, money: Money, key: str = "", when_short: str = "decline"
+    ) -> str:
+        """Write a payment down and return its key at once; it is sent until it is answered.
+
+        That works while the gateway is away, and a client that crashes goes on where it was. Raises KeyReused
+        for a key of another payment, Overloaded when too much is waiting already.
+        """
+        wish = Wish(key or self._host.new_id(), payer, payee, money, when_short)
+        await self.outbox.put(wish)
+        return wish.key
+
+    async def _pay_wish(self, wish: Wish) -> Receipt:
+        return await self.pay(
+            payer=wish.payer,
+            payee=wish.payee,
+            money=wish.money,
+            key=wish.key,
+            when_short=wish.when_short,
+            deadline_s=CALL_TIMEOUT_S,
+        )
 
     async def payment(self, payment: str, *, deadline_s: float = 10.0) -> Receipt:
         """Where a payment stands. Raises NotFound."""
@@ -120,6 +163,7 @@ class PaymentClient:
     async def _until(self, deadline_s: float, ask: Callable[[dict[str, Any]], Awaitable[T]]) -> T:
         """Ask until there is a definite answer; an error is raised, OutcomeUnknown at the deadline."""
         until_s, failures, refreshed = self._host.now() + deadline_s, 0, False
+        self._limit.sent()
         while True:
             left_s = until_s - self._host.now()
             try:
@@ -127,26 +171,35 @@ class PaymentClient:
                 token = self._access_token
                 self._renew_ahead(token)
                 call = {"timeout": max(0.0, min(left_s, CALL_TIMEOUT_S)), "metadata": self._metadata()}
-                return await _errors(ask(call))
+                answer = await _errors(ask(call))
             except Unauthenticated as error:
-                if refreshed or error.reason != "TOKEN_EXPIRED":
+                if refreshed or advice(error).again is not Again.REFRESHED:
                     raise
                 refreshed = True
                 await self._refresh(token)
-                continue
-            except Overloaded as error:
-                failure: OutcomeUnknown | Overloaded = error
-                delay_s = error.pushback_s
-            except OutcomeUnknown as error:
-                failure = error
-                delay_s = 0.0
+            except (Overloaded, OutcomeUnknown) as error:
+                self._limit.failed()
+                failures = await self._rest(error, failures, until_s=until_s)
+            else:
+                self._limit.succeeded()
+                return answer
+
+    async def _rest(self, error: PaylabError, failures: int, *, until_s: float) -> int:
+        """Return, with the count of failures, when the call may be sent again. Raises `error` to give up."""
+        while True:
             failures += 1
-            delay_s += self._host.decisions.client_delay(
+            backoff_s = self._host.decisions.client_delay(
                 failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng
             )
-            if delay_s >= until_s - self._host.now():
-                raise failure
+            delay_s = self._host.decisions.client_retry(
+                error, backoff_s=backoff_s, left_s=until_s - self._host.now()
+            )
+            if delay_s is None:
+                raise error
             await self._host.sleep(delay_s)
+            if self._limit.allows(now=self._host.now()):
+                return failures
+            # Nothing is sent without leave; the call keeps still for another delay.
 
     async def _logged_in(self) -> None:
         async with self._renewing:  # of many payments that need a token, one gets it

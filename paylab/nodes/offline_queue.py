@@ -1,55 +1,40 @@
-"""The offline queue: keeps payments whose bank was out of reach and asks the gateway to try again.
+"""The offline queue: keeps payments that cannot be made now and asks the gateway to try them again.
 
-It never moves money itself: it calls the gateway's Redrive, and the gateway decides.
+It never moves money itself: it calls the gateway's Redrive, and the gateway decides. So two queues that try
+the same payment do no harm; leases (`queue_store`) only keep them from it.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Connection,
-    Float,
-    Integer,
-    MetaData,
-    Select,
-    String,
-    Table,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection
 
 from paylab.core.authorization import Role
+from paylab.core.backoff import equal_jitter
+from paylab.core.payment import REDRIVEN, SHORT
+from paylab.errors import OutcomeUnknown, Overloaded
+from paylab.nodes import queue_store, wire
 from paylab.nodes.host import Host
 from paylab.nodes.node import Node
+from paylab.nodes.queue_store import DEAD, HISTORY_MAX
 from paylab.pb import offline_queue_pb2 as pb
 from paylab.pb import offline_queue_pb2_grpc as pb_grpc
 from paylab.pb import payment_gateway_pb2 as gateway_pb
 from paylab.pb import payment_gateway_pb2_grpc as gateway_pb_grpc
 
-TABLES = MetaData()
-ENTRIES = Table(
-    "entries",
-    TABLES,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("payment", String, nullable=False, unique=True),
-    Column("payer", String, nullable=False, index=True),
-    Column("tries", Integer, nullable=False),
-    Column("due_at_s", Float, nullable=False),
-    Column("reason", String, nullable=False),
-    Column("dead", Boolean, nullable=False),
-    sqlite_autoincrement=True,
-)
 LIST_DEFAULT = 1_000
 LIST_MAX = 10_000
+# A full queue asks to be left alone for so long.
+PUSHBACK_S = 1.0
+# Less than a lease: whoever tries has given up before somebody else may try.
+TRY_TIMEOUT_S = 20.0
+LEASE_S = 30.0
+WAITING_STATES = (gateway_pb.QUEUED, gateway_pb.PREPARING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +45,39 @@ class RetrySchedule:
     cap_s: float = 60.0
     # With a cap of 60 s this is about five hours of trying.
     tries_max: int = 600
-    # Payments tried at the same time, each of another payer.
+    # Payments tried at the same time by one process, each of another payer.
     at_once_max: int = 16
+    # A payment that waits for funds is tried after half to all of this time: hourly, for about a week.
+    funds_every_s: float = 3_600.0
+    funds_tries_max: int = 220
+    # Another process over our store may have died: we look so often without being told.
+    look_every_s: float = 10.0
+    # About 100 MB on disk; what comes then is refused, and waits in the gateway's outbox.
+    length_max: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of a try: the payment's state, None when the gateway did not say, and why."""
+
+    state: "gateway_pb.PaymentState.ValueType | None"
+    reason: str
 
 
 class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
-    """Durable; payments of one payer keep their order: only the oldest of each payer is tried."""
+    """Durable; of the payments of one payer that wait for a bank only the oldest is tried."""
 
     role = Role.QUEUE
 
     def __init__(self, host: Host, *, schedule: RetrySchedule | None = None) -> None:
-        """Keep the queue in the store "queue"."""
+        """Keep the queue in the store "queue", which other processes may share."""
         super().__init__(host)
         self._schedule = schedule or RetrySchedule()
         self._store = host.store("queue")
-        self._trying: dict[str, None] = {}
+        self._worker = f"{self.name}/{host.new_id()}"
+        self._trying = 0
         self._woken = asyncio.Event()
-        self._heads = _heads(limit=2 * self._schedule.at_once_max + 1)
+        self._breaker = host.decisions.queue_breaker()
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Serve OfflineQueue."""
@@ -84,8 +85,9 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         return ["paylab.v1.OfflineQueue"]
 
     async def boot(self) -> None:
-        """Create the table."""
-        await self._store.create_tables(TABLES)
+        """Create the table, and end the leases of our earlier life."""
+        await self._store.create_tables(queue_store.TABLES)
+        await self._store.run(partial(queue_store.release, worker=self.name, now=self.host.now()))
 
     async def run(self) -> None:
         """Start trying."""
@@ -94,139 +96,177 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
     # OfflineQueue -------------------------------------------------------------------------------
 
     async def Enqueue(self, request: pb.EnqueueRequest, context: Any) -> pb.EnqueueResponse:
-        """Take payments in, and answer once they are durable. One that is here already stays as it is."""
-        now = self.host.now()
-        rows = [
-            {"payment": item.payment, "payer": item.payer, "tries": 0, "reason": "", "dead": False}
-            | {"due_at_s": now + self._delay_s(1)}
-            for item in request.items
-        ]
+        """Take payments in, and answer once they are durable. Raises Overloaded while full."""
+        items = [item for item in request.items if not item.withdrawn]
+        gone = [item.payment for item in request.items if item.withdrawn]
+        again = [item.payment for item in items if item.reason == REDRIVEN]
+        rows = [self._row(item) for item in items]
 
-        def take_in(connection: Connection) -> None:
-            names = [row["payment"] for row in rows]
-            known = select(ENTRIES.c.payment).where(ENTRIES.c.payment.in_(names))
-            present = {row.payment for row in connection.execute(known)}
-            fresh = {row["payment"]: row for row in rows if row["payment"] not in present}
-            if fresh:
-                connection.execute(insert(ENTRIES), list(fresh.values()))
+        def change(connection: Connection) -> bool:
+            # A batch may overshoot by its own length: one that must fit in whole would wait for ever.
+            if rows and queue_store.waiting(connection) >= self._schedule.length_max:
+                return False
+            queue_store.take_in(connection, rows)
+            queue_store.take_up(connection, again, due_at_s=self.host.now())
+            queue_store.forget(connection, gone)
+            return True
 
-        payments = [item.payment for item in request.items]
-        facts = {"at": "queue", "queued": payments}
-        await self._store.run(take_in, told=lambda _: self._store.forced("queued", *payments, facts=facts))
+        def told(taken: bool) -> None:  # noqa: FBT001 - what `change` returned
+            if taken:
+                facts = {"at": "queue", "queued": [item.payment for item in items]}
+                self._store.forced("queued", *(item.payment for item in request.items), facts=facts)
+
+        if not await self._store.run(change, told=told):
+            raise Overloaded(message="the queue is full", pushback_s=PUSHBACK_S)
         self._woken.set()
         return pb.EnqueueResponse()
 
     async def List(self, request: pb.ListQueuedRequest, context: Any) -> pb.ListQueuedResponse:
         """What is waiting."""
-        payments = await self._entries(dead=False, limit=request.limit)
-        count = select(func.count()).select_from(ENTRIES).where(ENTRIES.c.dead.is_(False))
-        waiting = await self._store.run(lambda connection: connection.execute(count).scalar_one())
+        payments = await self._listed(dead=False, limit=request.limit)
+        waiting = await self._store.run(queue_store.waiting)
         return pb.ListQueuedResponse(payments=payments, waiting=waiting)
 
     async def ListDeadLetters(
         self, request: pb.ListDeadLettersRequest, context: Any
     ) -> pb.ListDeadLettersResponse:
         """What was given up."""
-        return pb.ListDeadLettersResponse(payments=await self._entries(dead=True, limit=request.limit))
+        return pb.ListDeadLettersResponse(payments=await self._listed(dead=True, limit=request.limit))
 
     async def RetryNow(self, request: pb.RetryNowRequest, context: Any) -> pb.RetryNowResponse:
         """Make waiting payments due at once."""
-        due = update(ENTRIES).where(ENTRIES.c.dead.is_(False)).values(due_at_s=self.host.now())
-        if request.payments:
-            due = due.where(ENTRIES.c.payment.in_(list(request.payments)))
-        count = await self._store.execute(due)
+        due = partial(queue_store.make_due, payments=list(request.payments), now=self.host.now())
+        count = await self._store.run(due)
         self._woken.set()
         return pb.RetryNowResponse(due=count)
 
-    async def _entries(self, *, dead: bool, limit: int) -> list[pb.QueuedPayment]:
-        query = (
-            select(ENTRIES)
-            .where(ENTRIES.c.dead.is_(dead))
-            .order_by(ENTRIES.c.seq)
-            .limit(min(limit or LIST_DEFAULT, LIST_MAX))
-        )
-        rows = await self._store.rows(query)
-        return [
-            pb.QueuedPayment(
-                payment=r.payment, payer=r.payer, tries=r.tries, due_at_s=r.due_at_s, reason=r.reason
-            )
-            for r in rows
-        ]
+    async def _listed(self, *, dead: bool, limit: int) -> list[pb.QueuedPayment]:
+        limit = min(limit or LIST_DEFAULT, LIST_MAX)
+        rows = await self._store.run(partial(queue_store.listed, dead=dead, limit=limit))
+        return [_message(row) for row in rows]
+
+    def _row(self, item: pb.EnqueueItem) -> dict[str, Any]:
+        now, short = self.host.now(), item.reason == SHORT
+        return {
+            "payment": item.payment,
+            "payer": item.payer,
+            "in_order": not short,
+            "reason": item.reason,
+            "queued_at_s": now,
+            "due_at_s": now + self._delay_s(1, short=short),
+        }
 
     # Trying again -------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        """Try every payment that is due and the oldest of its payer; then wait for the next."""
+        """Try whatever is due, as much at once as may be; then wait for the next."""
         while True:
             self._woken.clear()
-            heads = [row for row in await self._store.rows(self._heads) if row.payment not in self._trying]
-            now, free = self.host.now(), self._schedule.at_once_max - len(self._trying)
-            due = [row for row in heads if row.due_at_s <= now][:free]
-            for row in due:
-                self._trying[row.payment] = None
-                self.host.spawn(self._try(row))
-            if not due:
-                # With no place free, the first that ends wakes us.
-                await self._wait(heads[0].due_at_s - now if heads and free else None)
+            now, free = self.host.now(), self._schedule.at_once_max - self._trying
+            limit = int(min(free, self._breaker.room(now=now)))
+            if not limit:
+                await self._wait(self._breaker.opens_in_s(now=now) or self._schedule.look_every_s)
+                continue
+            entries = await self._store.run(
+                partial(queue_store.lease, worker=self._worker, now=now, until_s=now + LEASE_S, limit=limit)
+            )
+            for entry in entries:
+                self._trying += 1
+                self._breaker.allows(now=now)
+                self.host.spawn(self._try(entry))
+            if not entries:
+                next_s = await self._store.run(queue_store.next_due_s)
+                await self._wait(self._schedule.look_every_s if next_s is None else next_s - self.host.now())
 
-    async def _wait(self, seconds: float | None) -> None:
+    async def _wait(self, seconds: float) -> None:
         """Until something changes, at most so long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(min(max(0.0, seconds), self._schedule.look_every_s)):
                 await self._woken.wait()
 
     async def _try(self, entry: Any) -> None:
         """Ask for one more attempt, then drop the entry, put it off or give it up."""
-        mine = ENTRIES.c.payment == entry.payment
         try:
-            settled, reason = await self._redrive(entry.payment)
-            tries = entry.tries + 1
-            change: Any = delete(ENTRIES).where(mine)
-            if not settled:
-                dead = tries >= self._schedule.tries_max and await self._give_up(entry.payment, reason)
-                due_at_s = self.host.now() + self._delay_s(tries + 1)
-                change = (
-                    update(ENTRIES)
-                    .where(mine)
-                    .values(tries=tries, due_at_s=due_at_s, reason=reason, dead=dead)
-                )
-            await self._store.execute(change)
+            tried = await self._redrive(entry.payment)
+            if tried.state in WAITING_STATES and self._tired(entry, tried.reason):
+                tried = await self._give_up(entry.payment, tried)
+            if tried.state is None or tried.state in (*WAITING_STATES, gateway_pb.DEAD_LETTER):
+                await self._put_back(entry, tried)
+            else:
+                settle = partial(queue_store.settle, payment=entry.payment, payer=entry.payer)
+                await self._store.run(partial(settle, worker=self._worker))
         finally:
-            self._trying.pop(entry.payment, None)
+            self._trying -= 1
             self._woken.set()
 
-    async def _redrive(self, payment: str) -> tuple[bool, str]:
-        """Whether the payment is settled, and why not. A call that failed settles nothing."""
-        try:
-            receipt = await self._gateway().Redrive(gateway_pb.RedriveRequest(payment=payment))
-        except grpc.aio.AioRpcError as error:
-            return False, error.code().name
-        return receipt.state not in (gateway_pb.QUEUED, gateway_pb.PREPARING), receipt.reason
+    async def _put_back(self, entry: Any, tried: Tried) -> None:
+        """Let it wait for its next try, or rest among the dead letters."""
+        now, short = self.host.now(), tried.reason == SHORT
+        changed: dict[str, Any] = {
+            "history": [*entry.history, [now, tried.reason]][-HISTORY_MAX:],
+            "reason": tried.reason,
+            # A call that never reached the gateway is no try of the payment's.
+            "tries": entry.tries + (tried.state is not None),
+            # What waits for funds lets others of its payer pass, from now on.
+            "in_order": entry.in_order and not short,
+        }
+        changed["due_at_s"] = now + self._delay_s(entry.tries + 2, short=short)
+        if tried.state == gateway_pb.DEAD_LETTER:
+            changed["place"] = DEAD
+        put = partial(queue_store.put_back, payment=entry.payment, payer=entry.payer, worker=self._worker)
+        await self._store.run(partial(put, **changed))
 
-    async def _give_up(self, payment: str, reason: str) -> bool:
-        """Whether the gateway has made it a dead letter."""
+    def _tired(self, entry: Any, reason: str) -> bool:
+        """Whether this was the last try."""
+        most = self._schedule.funds_tries_max if reason == SHORT else self._schedule.tries_max
+        return bool(entry.tries + 1 >= most)
+
+    async def _redrive(self, payment: str) -> Tried:
+        """What the gateway makes of it; nothing is known after a call that failed."""
+        request = gateway_pb.RedriveRequest(payment=payment)
         try:
-            await self._gateway().GiveUp(gateway_pb.GiveUpRequest(payment=payment, reason=reason))
+            receipt = await self._gateway().Redrive(request, timeout=TRY_TIMEOUT_S)
+        except grpc.aio.AioRpcError as failure:
+            error = wire.status_to_error(failure)
+            # The gateway speaks for itself; a transport that fails says that there is no gateway.
+            if isinstance(error, OutcomeUnknown) and error.reason != "OUTCOME_UNKNOWN":
+                self._breaker.failed(now=self.host.now())
+            else:
+                self._breaker.succeeded()
+            return Tried(None, error.reason)
+        self._breaker.succeeded()
+        return Tried(receipt.state, receipt.reason)
+
+    async def _give_up(self, payment: str, tried: Tried) -> Tried:
+        """Have the gateway make it a dead letter; if it does not, the payment goes on waiting."""
+        request = gateway_pb.GiveUpRequest(payment=payment, reason=tried.reason)
+        try:
+            receipt = await self._gateway().GiveUp(request, timeout=TRY_TIMEOUT_S)
         except grpc.aio.AioRpcError:
-            return False
-        return True
+            return tried
+        return Tried(receipt.state, receipt.reason)
 
     def _gateway(self) -> "gateway_pb_grpc.PaymentGatewayAsyncStub":
         return gateway_pb_grpc.PaymentGatewayStub(self.host.channel("gateway"))
 
-    def _delay_s(self, attempt: int) -> float:
+    def _delay_s(self, attempt: int, *, short: bool) -> float:
+        if short:
+            every_s = self._schedule.funds_every_s
+            return equal_jitter(1, base_s=every_s, cap_s=every_s, rng=self.host.rng)
         return self.host.decisions.queue_delay(
             attempt, base_s=self._schedule.base_s, cap_s=self._schedule.cap_s, rng=self.host.rng
         )
 
 
-def _heads(*, limit: int) -> Select[Any]:
-    """The oldest waiting payment of each payer, the one that is due first in front."""
-    oldest = (
-        select(func.min(ENTRIES.c.seq).label("seq"))
-        .where(ENTRIES.c.dead.is_(False))
-        .group_by(ENTRIES.c.payer)
-        .subquery()
+def _message(row: Any) -> pb.QueuedPayment:
+    return pb.QueuedPayment(
+        payment=row.payment,
+        payer=row.payer,
+        tries=row.tries,
+        due_at_s=row.due_at_s,
+        reason=row.reason,
+        queued_at_s=row.queued_at_s,
+        worker=row.worker.partition("/")[0],
+        in_order=row.in_order,
+        history=[pb.Try(at_s=at_s, reason=reason) for at_s, reason in row.history],
     )
-    heads = select(ENTRIES).join(oldest, ENTRIES.c.seq == oldest.c.seq)
-    return heads.order_by(ENTRIES.c.due_at_s, ENTRIES.c.seq).limit(limit)

@@ -1,7 +1,7 @@
 """The payment gateway: claims keys, owns payments, drives their attempts and keeps their outcomes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -15,7 +15,7 @@ from paylab.core.payment import Payment, State
 from paylab.errors import NotFound, OutcomeUnknown
 from paylab.nodes import wire
 from paylab.nodes.host import Host
-from paylab.nodes.interceptors import current_caller
+from paylab.nodes.interceptors import current_caller, current_peer
 from paylab.nodes.node import Node
 from paylab.nodes.outbox import OutboxPump
 from paylab.nodes.payment_store import OUTBOX, PaymentStore
@@ -96,6 +96,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
             payee=payee,
             money=money,
             accepted_at_s=self.host.now(),
+            waits_for_funds=request.when_short == pb.WHEN_SHORT_WAIT,
         )
         wanted = self.host.decisions.gateway_open_attempt(
             wanted, expires_at_s=self._expiry(), epoch=await self._known_epoch()
@@ -144,6 +145,22 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         payment = await self._existing(request.payment)
         if payment.state is not State.DEAD_LETTER:
             payment = await self._replace(payment, rules.give_up(payment, request.reason))
+        return wire.receipt_to_pb(payment)
+
+    async def CancelPayment(self, request: pb.CancelPaymentRequest, context: Any) -> pb.Receipt:
+        """Take a waiting payment back. Raises NotFound, WrongState; then nothing was taken back."""
+        operator = current_peer().role is Role.OPERATOR
+        find = self._existing if operator else self._own_payment
+        return await self._moved(await find(request.payment), State.CANCELLED, rules.cancel)
+
+    async def Requeue(self, request: pb.RequeueRequest, context: Any) -> pb.Receipt:
+        """Queue a dead letter again. Raises NotFound, WrongState."""
+        return await self._moved(await self._existing(request.payment), State.QUEUED, rules.requeue)
+
+    async def _moved(self, payment: Payment, state: State, rule: Callable[[Payment], Payment]) -> pb.Receipt:
+        """Move a payment by a rule, unless it is there already. Raises WrongState."""
+        while payment.state is not state:
+            payment = await self._replace(payment, rule(payment))
         return wire.receipt_to_pb(payment)
 
     # Driving a payment --------------------------------------------------------------------------
@@ -269,9 +286,13 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
             at_s=self.host.now(),
         )
         rows: list[tuple[str, bytes]] = [(LOG, event.SerializeToString(deterministic=True))]
-        if payment.state is State.QUEUED:
+        if payment.state in (State.QUEUED, State.CANCELLED):
             item = queue_pb.EnqueueItem(
-                payment=payment.payment, payer=payment.payer, attempts=payment.attempt
+                payment=payment.payment,
+                payer=payment.payer,
+                attempts=payment.attempt,
+                reason=payment.reason,
+                withdrawn=payment.state is State.CANCELLED,
             )
             rows.append((QUEUE, item.SerializeToString(deterministic=True)))
         if payment.state is State.COMMITTED:

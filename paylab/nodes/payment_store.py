@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Float,
@@ -50,6 +51,7 @@ PAYMENTS = Table(
     Column("expires_at_s", Float, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("accepted_at_s", Float, nullable=False),
+    Column("waits_for_funds", Boolean, nullable=False),
     UniqueConstraint("caller", "key"),
     Index("payments_by_state", "state"),
 )

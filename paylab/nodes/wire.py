@@ -257,6 +257,11 @@ def receipt_to_pb(payment: Payment) -> payment_gateway_pb2.Receipt:
     )
 
 
+def when_short_to_pb(when_short: str) -> "payment_gateway_pb2.WhenShort.ValueType":
+    """Write "decline" or "wait". Raises ValueError for any other word."""
+    return payment_gateway_pb2.WhenShort.Value(f"WHEN_SHORT_{when_short.upper()}")
+
+
 # What an event says --------------------------------------------------------------------------------
 
 # Never shown, whatever records them.
@@ -278,6 +283,8 @@ _PAYMENTS: dict[type, Callable[[Any], Sequence[str]]] = {
     payment_gateway_pb2.GetPaymentRequest: lambda m: [m.payment],
     payment_gateway_pb2.RedriveRequest: lambda m: [m.payment],
     payment_gateway_pb2.GiveUpRequest: lambda m: [m.payment],
+    payment_gateway_pb2.CancelPaymentRequest: lambda m: [m.payment],
+    payment_gateway_pb2.RequeueRequest: lambda m: [m.payment],
     coordinator_pb2.CommitRequest: lambda m: [m.txn.payment],
     coordinator_pb2.GetDecisionRequest: lambda m: [txn.payment for txn in m.txns],
     coordinator_pb2.AcknowledgeRequest: lambda m: [txn.payment for txn in m.txns],

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaylab/v1/offline_queue.proto\x12\tpaylab.v1\"7\n\x0e\x45nqueueRequest\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.paylab.v1.EnqueueItem\"?\n\x0b\x45nqueueItem\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\"\x11\n\x0f\x45nqueueResponse\"\"\n\x11ListQueuedRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"Q\n\x12ListQueuedResponse\x12*\n\x08payments\x18\x01 \x03(\x0b\x32\x18.paylab.v1.QueuedPayment\x12\x0f\n\x07waiting\x18\x02 \x01(\x04\"`\n\rQueuedPayment\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05tries\x18\x03 \x01(\r\x12\x10\n\x08\x64ue_at_s\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\"#\n\x0fRetryNowRequest\x12\x10\n\x08payments\x18\x01 \x03(\t\"\x1f\n\x10RetryNowResponse\x12\x0b\n\x03\x64ue\x18\x01 \x01(\r\"\'\n\x16ListDeadLettersRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"E\n\x17ListDeadLettersResponse\x12*\n\x08payments\x18\x01 \x03(\x0b\x32\x18.paylab.v1.QueuedPayment2\xb4\x02\n\x0cOfflineQueue\x12@\n\x07\x45nqueue\x12\x19.paylab.v1.EnqueueRequest\x1a\x1a.paylab.v1.EnqueueResponse\x12\x43\n\x04List\x12\x1c.paylab.v1.ListQueuedRequest\x1a\x1d.paylab.v1.ListQueuedResponse\x12\x43\n\x08RetryNow\x12\x1a.paylab.v1.RetryNowRequest\x1a\x1b.paylab.v1.RetryNowResponse\x12X\n\x0fListDeadLetters\x12!.paylab.v1.ListDeadLettersRequest\x1a\".paylab.v1.ListDeadLettersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaylab/v1/offline_queue.proto\x12\tpaylab.v1\"7\n\x0e\x45nqueueRequest\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.paylab.v1.EnqueueItem\"b\n\x0b\x45nqueueItem\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\twithdrawn\x18\x05 \x01(\x08\"\x11\n\x0f\x45nqueueResponse\"\"\n\x11ListQueuedRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"Q\n\x12ListQueuedResponse\x12*\n\x08payments\x18\x01 \x03(\x0b\x32\x18.paylab.v1.QueuedPayment\x12\x0f\n\x07waiting\x18\x02 \x01(\x04\"\xb8\x01\n\rQueuedPayment\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05tries\x18\x03 \x01(\r\x12\x10\n\x08\x64ue_at_s\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x13\n\x0bqueued_at_s\x18\x06 \x01(\x01\x12\x0e\n\x06worker\x18\x07 \x01(\t\x12\x10\n\x08in_order\x18\x08 \x01(\x08\x12\x1f\n\x07history\x18\t \x03(\x0b\x32\x0e.paylab.v1.Try\"#\n\x03Try\x12\x0c\n\x04\x61t_s\x18\x01 \x01(\x01\x12\x0e\n\x06reason\x18\x02 \x01(\t\"#\n\x0fRetryNowRequest\x12\x10\n\x08payments\x18\x01 \x03(\t\"\x1f\n\x10RetryNowResponse\x12\x0b\n\x03\x64ue\x18\x01 \x01(\r\"\'\n\x16ListDeadLettersRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"E\n\x17ListDeadLettersResponse\x12*\n\x08payments\x18\x01 \x03(\x0b\x32\x18.paylab.v1.QueuedPayment2\xb4\x02\n\x0cOfflineQueue\x12@\n\x07\x45nqueue\x12\x19.paylab.v1.EnqueueRequest\x1a\x1a.paylab.v1.EnqueueResponse\x12\x43\n\x04List\x12\x1c.paylab.v1.ListQueuedRequest\x1a\x1d.paylab.v1.ListQueuedResponse\x12\x43\n\x08RetryNow\x12\x1a.paylab.v1.RetryNowRequest\x1a\x1b.paylab.v1.RetryNowResponse\x12X\n\x0fListDeadLetters\x12!.paylab.v1.ListDeadLettersRequest\x1a\".paylab.v1.ListDeadLettersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENQUEUEREQUEST']._serialized_start=44
   _globals['_ENQUEUEREQUEST']._serialized_end=99
   _globals['_ENQUEUEITEM']._serialized_start=101
-  _globals['_ENQUEUEITEM']._serialized_end=164
-  _globals['_ENQUEUERESPONSE']._serialized_start=166
-  _globals['_ENQUEUERESPONSE']._serialized_end=183
-  _globals['_LISTQUEUEDREQUEST']._serialized_start=185
-  _globals['_LISTQUEUEDREQUEST']._serialized_end=219
-  _globals['_LISTQUEUEDRESPONSE']._serialized_start=221
-  _globals['_LISTQUEUEDRESPONSE']._serialized_end=302
-  _globals['_QUEUEDPAYMENT']._serialized_start=304
-  _globals['_QUEUEDPAYMENT']._serialized_end=400
-  _globals['_RETRYNOWREQUEST']._serialized_start=402
-  _globals['_RETRYNOWREQUEST']._serialized_end=437
-  _globals['_RETRYNOWRESPONSE']._serialized_start=439
-  _globals['_RETRYNOWRESPONSE']._serialized_end=470
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=472
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=511
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=513
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=582
-  _globals['_OFFLINEQUEUE']._serialized_start=585
-  _globals['_OFFLINEQUEUE']._serialized_end=893
+  _globals['_ENQUEUEITEM']._serialized_end=199
+  _globals['_ENQUEUERESPONSE']._serialized_start=201
+  _globals['_ENQUEUERESPONSE']._serialized_end=218
+  _globals['_LISTQUEUEDREQUEST']._serialized_start=220
+  _globals['_LISTQUEUEDREQUEST']._serialized_end=254
+  _globals['_LISTQUEUEDRESPONSE']._serialized_start=256
+  _globals['_LISTQUEUEDRESPONSE']._serialized_end=337
+  _globals['_QUEUEDPAYMENT']._serialized_start=340
+  _globals['_QUEUEDPAYMENT']._serialized_end=524
+  _globals['_TRY']._serialized_start=526
+  _globals['_TRY']._serialized_end=561
+  _globals['_RETRYNOWREQUEST']._serialized_start=563
+  _globals['_RETRYNOWREQUEST']._serialized_end=598
+  _globals['_RETRYNOWRESPONSE']._serialized_start=600
+  _globals['_RETRYNOWRESPONSE']._serialized_end=631
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=633
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=672
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=674
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=743
+  _globals['_OFFLINEQUEUE']._serialized_start=746
+  _globals['_OFFLINEQUEUE']._serialized_end=1054
 # @@protoc_insertion_point(module_scope)

@@ -47,22 +47,32 @@ class EnqueueItem(_message.Message):
     PAYMENT_FIELD_NUMBER: _builtins.int
     PAYER_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
     payment: _builtins.str
     """The payment's id."""
     payer: _builtins.str
     """Account that pays; payments of one payer keep their order."""
     attempts: _builtins.int
     """The attempts made before it was queued."""
+    reason: _builtins.str
+    """Why it was queued: BANK_UNREACHABLE, INSUFFICIENT_FUNDS (it waits for funds, out of order), or REDRIVEN
+    for a dead letter that is taken up again.
+    """
+    withdrawn: _builtins.bool
+    """Its payer or an operator took it back: forget it."""
     def __init__(
         self,
         *,
         payment: _builtins.str = ...,
         payer: _builtins.str = ...,
         attempts: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        withdrawn: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "payer", b"payer", "payment", b"payment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "payer", b"payer", "payment", b"payment", "reason", b"reason", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -138,6 +148,10 @@ class QueuedPayment(_message.Message):
     TRIES_FIELD_NUMBER: _builtins.int
     DUE_AT_S_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    QUEUED_AT_S_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    IN_ORDER_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     payment: _builtins.str
     """The payment's id."""
     payer: _builtins.str
@@ -145,9 +159,21 @@ class QueuedPayment(_message.Message):
     tries: _builtins.int
     """How often the queue has tried."""
     due_at_s: _builtins.float
-    """When it is due next, seconds since the Unix epoch by the queue's clock."""
+    """When it is due next, seconds since the Unix epoch by the queue's clock; while it is tried, when the lease
+    of whoever tries it ends.
+    """
     reason: _builtins.str
     """Why the latest try failed, or why it was given up."""
+    queued_at_s: _builtins.float
+    """When it was queued, seconds since the Unix epoch by the queue's clock."""
+    worker: _builtins.str
+    """The worker that is trying it; empty while it waits."""
+    in_order: _builtins.bool
+    """Whether it waits for its turn among its payer's; one that waits for funds does not."""
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Try]:
+        """Its latest tries, oldest first."""
+
     def __init__(
         self,
         *,
@@ -156,14 +182,44 @@ class QueuedPayment(_message.Message):
         tries: _builtins.int = ...,
         due_at_s: _builtins.float = ...,
         reason: _builtins.str = ...,
+        queued_at_s: _builtins.float = ...,
+        worker: _builtins.str = ...,
+        in_order: _builtins.bool = ...,
+        history: _abc.Iterable[Global___Try] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_at_s", b"due_at_s", "payer", b"payer", "payment", b"payment", "reason", b"reason", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_at_s", b"due_at_s", "history", b"history", "in_order", b"in_order", "payer", b"payer", "payment", b"payment", "queued_at_s", b"queued_at_s", "reason", b"reason", "tries", b"tries", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueuedPayment: _TypeAlias = QueuedPayment  # noqa: Y015
+
+@_typing.final
+class Try(_message.Message):
+    """One try that did not settle a payment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_S_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    at_s: _builtins.float
+    """When it ended, seconds since the Unix epoch by the queue's clock."""
+    reason: _builtins.str
+    """What the gateway said: a reason, or the status of a call that failed."""
+    def __init__(
+        self,
+        *,
+        at_s: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_s", b"at_s", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Try: _TypeAlias = Try  # noqa: Y015
 
 @_typing.final
 class RetryNowRequest(_message.Message):

@@ -60,7 +60,8 @@ class OfflineQueueServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Enqueue(self, request, context):
-        """Takes payments in. Repeating it changes nothing; it answers once they are durable.
+        """Takes payments in, and lets go of those that were taken back. Repeating it changes nothing; it answers
+        once that is durable, and refuses everything with OVERLOADED while it is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +82,7 @@ class OfflineQueueServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListDeadLetters(self, request, context):
-        """What was given up.
+        """What was given up, with the history of its tries. The gateway takes a dead letter up again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,25 +32,29 @@ class OfflineQueueStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OfflineQueueAsyncStub: ...
     Enqueue: _grpc.UnaryUnaryMultiCallable[_offline_queue_pb2.EnqueueRequest, _offline_queue_pb2.EnqueueResponse]
-    """Takes payments in. Repeating it changes nothing; it answers once they are durable."""
+    """Takes payments in, and lets go of those that were taken back. Repeating it changes nothing; it answers
+    once that is durable, and refuses everything with OVERLOADED while it is full.
+    """
     List: _grpc.UnaryUnaryMultiCallable[_offline_queue_pb2.ListQueuedRequest, _offline_queue_pb2.ListQueuedResponse]
     """What is waiting, in order."""
     RetryNow: _grpc.UnaryUnaryMultiCallable[_offline_queue_pb2.RetryNowRequest, _offline_queue_pb2.RetryNowResponse]
     """Makes waiting payments due at once."""
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_offline_queue_pb2.ListDeadLettersRequest, _offline_queue_pb2.ListDeadLettersResponse]
-    """What was given up."""
+    """What was given up, with the history of its tries. The gateway takes a dead letter up again."""
 
 @_typing.type_check_only
 class OfflineQueueAsyncStub(OfflineQueueStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enqueue: _aio.UnaryUnaryMultiCallable[_offline_queue_pb2.EnqueueRequest, _offline_queue_pb2.EnqueueResponse]  # type: ignore[assignment]
-    """Takes payments in. Repeating it changes nothing; it answers once they are durable."""
+    """Takes payments in, and lets go of those that were taken back. Repeating it changes nothing; it answers
+    once that is durable, and refuses everything with OVERLOADED while it is full.
+    """
     List: _aio.UnaryUnaryMultiCallable[_offline_queue_pb2.ListQueuedRequest, _offline_queue_pb2.ListQueuedResponse]  # type: ignore[assignment]
     """What is waiting, in order."""
     RetryNow: _aio.UnaryUnaryMultiCallable[_offline_queue_pb2.RetryNowRequest, _offline_queue_pb2.RetryNowResponse]  # type: ignore[assignment]
     """Makes waiting payments due at once."""
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_offline_queue_pb2.ListDeadLettersRequest, _offline_queue_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """What was given up."""
+    """What was given up, with the history of its tries. The gateway takes a dead letter up again."""
 
 class OfflineQueueServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -59,7 +63,9 @@ class OfflineQueueServicer(metaclass=_abc_1.ABCMeta):
         request: _offline_queue_pb2.EnqueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_offline_queue_pb2.EnqueueResponse, _abc.Awaitable[_offline_queue_pb2.EnqueueResponse]]:
-        """Takes payments in. Repeating it changes nothing; it answers once they are durable."""
+        """Takes payments in, and lets go of those that were taken back. Repeating it changes nothing; it answers
+        once that is durable, and refuses everything with OVERLOADED while it is full.
+        """
 
     @_abc_1.abstractmethod
     def List(
@@ -83,6 +89,6 @@ class OfflineQueueServicer(metaclass=_abc_1.ABCMeta):
         request: _offline_queue_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_offline_queue_pb2.ListDeadLettersResponse, _abc.Awaitable[_offline_queue_pb2.ListDeadLettersResponse]]:
-        """What was given up."""
+        """What was given up, with the history of its tries. The gateway takes a dead letter up again."""
 
 def add_OfflineQueueServicer_to_server(servicer: OfflineQueueServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

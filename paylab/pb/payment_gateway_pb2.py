@@ -25,29 +25,35 @@ _sym_db = _symbol_database.Default()
 from paylab.pb import money_pb2 as paylab_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpaylab/v1/payment_gateway.proto\x12\tpaylab.v1\x1a\x15paylab/v1/money.proto\"d\n\nPayRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x1f\n\x05money\x18\x04 \x01(\x0b\x32\x10.paylab.v1.Money\"\xd3\x01\n\x07Receipt\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.paylab.v1.PaymentState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05payer\x18\x04 \x01(\t\x12\r\n\x05payee\x18\x05 \x01(\t\x12\x1f\n\x05money\x18\x06 \x01(\x0b\x32\x10.paylab.v1.Money\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12\x15\n\raccepted_at_s\x18\t \x01(\x01\"$\n\x11GetPaymentRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"$\n\x13ListPaymentsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"<\n\x14ListPaymentsResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.paylab.v1.Receipt\"!\n\x0eRedriveRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"0\n\rGiveUpRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*\x92\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\r\n\tPREPARING\x10\x02\x12\r\n\tCOMMITTED\x10\x03\x12\x0c\n\x08\x44\x45\x43LINED\x10\x04\x12\n\n\x06QUEUED\x10\x05\x12\r\n\tCANCELLED\x10\x06\x12\x0f\n\x0b\x44\x45\x41\x44_LETTER\x10\x07\x32\x89\x03\n\x0ePaymentGateway\x12\x30\n\x03Pay\x12\x15.paylab.v1.PayRequest\x1a\x12.paylab.v1.Receipt\x12>\n\nGetPayment\x12\x1c.paylab.v1.GetPaymentRequest\x1a\x12.paylab.v1.Receipt\x12O\n\x0cListPayments\x12\x1e.paylab.v1.ListPaymentsRequest\x1a\x1f.paylab.v1.ListPaymentsResponse\x12\x42\n\x0cWatchPayment\x12\x1c.paylab.v1.GetPaymentRequest\x1a\x12.paylab.v1.Receipt0\x01\x12\x38\n\x07Redrive\x12\x19.paylab.v1.RedriveRequest\x1a\x12.paylab.v1.Receipt\x12\x36\n\x06GiveUp\x12\x18.paylab.v1.GiveUpRequest\x1a\x12.paylab.v1.Receiptb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpaylab/v1/payment_gateway.proto\x12\tpaylab.v1\x1a\x15paylab/v1/money.proto\"\x8e\x01\n\nPayRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\r\n\x05payer\x18\x02 \x01(\t\x12\r\n\x05payee\x18\x03 \x01(\t\x12\x1f\n\x05money\x18\x04 \x01(\x0b\x32\x10.paylab.v1.Money\x12(\n\nwhen_short\x18\x05 \x01(\x0e\x32\x14.paylab.v1.WhenShort\"\xd3\x01\n\x07Receipt\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.paylab.v1.PaymentState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05payer\x18\x04 \x01(\t\x12\r\n\x05payee\x18\x05 \x01(\t\x12\x1f\n\x05money\x18\x06 \x01(\x0b\x32\x10.paylab.v1.Money\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12\x15\n\raccepted_at_s\x18\t \x01(\x01\"$\n\x11GetPaymentRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"$\n\x13ListPaymentsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"<\n\x14ListPaymentsResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.paylab.v1.Receipt\"!\n\x0eRedriveRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"0\n\rGiveUpRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\'\n\x14\x43\x61ncelPaymentRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\"!\n\x0eRequeueRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t*8\n\tWhenShort\x12\x16\n\x12WHEN_SHORT_DECLINE\x10\x00\x12\x13\n\x0fWHEN_SHORT_WAIT\x10\x01*\x92\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\r\n\tPREPARING\x10\x02\x12\r\n\tCOMMITTED\x10\x03\x12\x0c\n\x08\x44\x45\x43LINED\x10\x04\x12\n\n\x06QUEUED\x10\x05\x12\r\n\tCANCELLED\x10\x06\x12\x0f\n\x0b\x44\x45\x41\x44_LETTER\x10\x07\x32\x89\x04\n\x0ePaymentGateway\x12\x30\n\x03Pay\x12\x15.paylab.v1.PayRequest\x1a\x12.paylab.v1.Receipt\x12>\n\nGetPayment\x12\x1c.paylab.v1.GetPaymentRequest\x1a\x12.paylab.v1.Receipt\x12O\n\x0cListPayments\x12\x1e.paylab.v1.ListPaymentsRequest\x1a\x1f.paylab.v1.ListPaymentsResponse\x12\x42\n\x0cWatchPayment\x12\x1c.paylab.v1.GetPaymentRequest\x1a\x12.paylab.v1.Receipt0\x01\x12\x38\n\x07Redrive\x12\x19.paylab.v1.RedriveRequest\x1a\x12.paylab.v1.Receipt\x12\x36\n\x06GiveUp\x12\x18.paylab.v1.GiveUpRequest\x1a\x12.paylab.v1.Receipt\x12\x44\n\rCancelPayment\x12\x1f.paylab.v1.CancelPaymentRequest\x1a\x12.paylab.v1.Receipt\x12\x38\n\x07Requeue\x12\x19.paylab.v1.RequeueRequest\x1a\x12.paylab.v1.Receiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paylab.pb.payment_gateway_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PAYMENTSTATE']._serialized_start=609
-  _globals['_PAYMENTSTATE']._serialized_end=755
-  _globals['_PAYREQUEST']._serialized_start=69
-  _globals['_PAYREQUEST']._serialized_end=169
-  _globals['_RECEIPT']._serialized_start=172
-  _globals['_RECEIPT']._serialized_end=383
-  _globals['_GETPAYMENTREQUEST']._serialized_start=385
-  _globals['_GETPAYMENTREQUEST']._serialized_end=421
-  _globals['_LISTPAYMENTSREQUEST']._serialized_start=423
-  _globals['_LISTPAYMENTSREQUEST']._serialized_end=459
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=461
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=521
-  _globals['_REDRIVEREQUEST']._serialized_start=523
-  _globals['_REDRIVEREQUEST']._serialized_end=556
-  _globals['_GIVEUPREQUEST']._serialized_start=558
-  _globals['_GIVEUPREQUEST']._serialized_end=606
-  _globals['_PAYMENTGATEWAY']._serialized_start=758
-  _globals['_PAYMENTGATEWAY']._serialized_end=1151
+  _globals['_WHENSHORT']._serialized_start=727
+  _globals['_WHENSHORT']._serialized_end=783
+  _globals['_PAYMENTSTATE']._serialized_start=786
+  _globals['_PAYMENTSTATE']._serialized_end=932
+  _globals['_PAYREQUEST']._serialized_start=70
+  _globals['_PAYREQUEST']._serialized_end=212
+  _globals['_RECEIPT']._serialized_start=215
+  _globals['_RECEIPT']._serialized_end=426
+  _globals['_GETPAYMENTREQUEST']._serialized_start=428
+  _globals['_GETPAYMENTREQUEST']._serialized_end=464
+  _globals['_LISTPAYMENTSREQUEST']._serialized_start=466
+  _globals['_LISTPAYMENTSREQUEST']._serialized_end=502
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=504
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=564
+  _globals['_REDRIVEREQUEST']._serialized_start=566
+  _globals['_REDRIVEREQUEST']._serialized_end=599
+  _globals['_GIVEUPREQUEST']._serialized_start=601
+  _globals['_GIVEUPREQUEST']._serialized_end=649
+  _globals['_CANCELPAYMENTREQUEST']._serialized_start=651
+  _globals['_CANCELPAYMENTREQUEST']._serialized_end=690
+  _globals['_REQUEUEREQUEST']._serialized_start=692
+  _globals['_REQUEUEREQUEST']._serialized_end=725
+  _globals['_PAYMENTGATEWAY']._serialized_start=935
+  _globals['_PAYMENTGATEWAY']._serialized_end=1456
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,26 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _WhenShort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhenShortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenShort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHEN_SHORT_DECLINE: _WhenShort.ValueType  # 0
+    """It is declined."""
+    WHEN_SHORT_WAIT: _WhenShort.ValueType  # 1
+    """It is queued and tried again from time to time."""
+
+class WhenShort(_WhenShort, metaclass=_WhenShortEnumTypeWrapper):
+    """What becomes of a payment when its payer has not enough."""
+
+WHEN_SHORT_DECLINE: WhenShort.ValueType  # 0
+"""It is declined."""
+WHEN_SHORT_WAIT: WhenShort.ValueType  # 1
+"""It is queued and tried again from time to time."""
+Global___WhenShort: _TypeAlias = WhenShort  # noqa: Y015
+
 class _PaymentState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -41,7 +61,7 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     CANCELLED: _PaymentState.ValueType  # 6
     """Taken back while queued. Terminal."""
     DEAD_LETTER: _PaymentState.ValueType  # 7
-    """Tried until the queue gave up. Terminal."""
+    """Tried until the queue gave up. It rests until it is cancelled, or an operator has it queued again."""
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
     """Where a payment stands."""
@@ -61,7 +81,7 @@ QUEUED: PaymentState.ValueType  # 5
 CANCELLED: PaymentState.ValueType  # 6
 """Taken back while queued. Terminal."""
 DEAD_LETTER: PaymentState.ValueType  # 7
-"""Tried until the queue gave up. Terminal."""
+"""Tried until the queue gave up. It rests until it is cancelled, or an operator has it queued again."""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
 @_typing.final
@@ -74,12 +94,15 @@ class PayRequest(_message.Message):
     PAYER_FIELD_NUMBER: _builtins.int
     PAYEE_FIELD_NUMBER: _builtins.int
     MONEY_FIELD_NUMBER: _builtins.int
+    WHEN_SHORT_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Chosen by the client, unique among its requests, at most 255 characters."""
     payer: _builtins.str
     """Account to debit, as "bank/account"."""
     payee: _builtins.str
     """Account to credit, as "bank/account"."""
+    when_short: Global___WhenShort.ValueType
+    """What to do when the payer has not enough. A repeated request that says other is the same request."""
     @_builtins.property
     def money(self) -> _money_pb2.Money:
         """How much, above zero."""
@@ -91,10 +114,11 @@ class PayRequest(_message.Message):
         payer: _builtins.str = ...,
         payee: _builtins.str = ...,
         money: _money_pb2.Money | None = ...,
+        when_short: Global___WhenShort.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["money", b"money"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "money", b"money", "payee", b"payee", "payer", b"payer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "money", b"money", "payee", b"payee", "payer", b"payer", "when_short", b"when_short"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,3 +283,43 @@ class GiveUpRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GiveUpRequest: _TypeAlias = GiveUpRequest  # noqa: Y015
+
+@_typing.final
+class CancelPaymentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    payment: _builtins.str
+    """The payment's id."""
+    def __init__(
+        self,
+        *,
+        payment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelPaymentRequest: _TypeAlias = CancelPaymentRequest  # noqa: Y015
+
+@_typing.final
+class RequeueRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    payment: _builtins.str
+    """The payment's id."""
+    def __init__(
+        self,
+        *,
+        payment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequeueRequest: _TypeAlias = RequeueRequest  # noqa: Y015

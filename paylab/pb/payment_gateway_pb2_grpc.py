@@ -64,6 +64,16 @@ class PaymentGatewayStub(object):
                 request_serializer=paylab_dot_v1_dot_payment__gateway__pb2.GiveUpRequest.SerializeToString,
                 response_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
                 _registered_method=True)
+        self.CancelPayment = channel.unary_unary(
+                '/paylab.v1.PaymentGateway/CancelPayment',
+                request_serializer=paylab_dot_v1_dot_payment__gateway__pb2.CancelPaymentRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+                _registered_method=True)
+        self.Requeue = channel.unary_unary(
+                '/paylab.v1.PaymentGateway/Requeue',
+                request_serializer=paylab_dot_v1_dot_payment__gateway__pb2.RequeueRequest.SerializeToString,
+                response_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+                _registered_method=True)
 
 
 class PaymentGatewayServicer(object):
@@ -111,6 +121,20 @@ class PaymentGatewayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelPayment(self, request, context):
+        """Takes a payment of the caller's back, or for an operator any, that is queued or a dead letter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Requeue(self, request, context):
+        """An operator takes a dead letter up again: it is queued as if for the first time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentGatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +166,16 @@ def add_PaymentGatewayServicer_to_server(servicer, server):
             'GiveUp': grpc.unary_unary_rpc_method_handler(
                     servicer.GiveUp,
                     request_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.GiveUpRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.SerializeToString,
+            ),
+            'CancelPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPayment,
+                    request_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.CancelPaymentRequest.FromString,
+                    response_serializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.SerializeToString,
+            ),
+            'Requeue': grpc.unary_unary_rpc_method_handler(
+                    servicer.Requeue,
+                    request_deserializer=paylab_dot_v1_dot_payment__gateway__pb2.RequeueRequest.FromString,
                     response_serializer=paylab_dot_v1_dot_payment__gateway__pb2.Receipt.SerializeToString,
             ),
     }
@@ -306,6 +340,60 @@ class PaymentGateway(object):
             target,
             '/paylab.v1.PaymentGateway/GiveUp',
             paylab_dot_v1_dot_payment__gateway__pb2.GiveUpRequest.SerializeToString,
+            paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.PaymentGateway/CancelPayment',
+            paylab_dot_v1_dot_payment__gateway__pb2.CancelPaymentRequest.SerializeToString,
+            paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Requeue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paylab.v1.PaymentGateway/Requeue',
+            paylab_dot_v1_dot_payment__gateway__pb2.RequeueRequest.SerializeToString,
             paylab_dot_v1_dot_payment__gateway__pb2.Receipt.FromString,
             options,
             channel_credentials,

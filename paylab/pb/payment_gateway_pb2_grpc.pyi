@@ -43,6 +43,10 @@ class PaymentGatewayStub:
     """The queue asks for the next attempt of a queued payment."""
     GiveUp: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.GiveUpRequest, _payment_gateway_pb2.Receipt]
     """The queue gives a queued payment up; it becomes a dead letter."""
+    CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.CancelPaymentRequest, _payment_gateway_pb2.Receipt]
+    """Takes a payment of the caller's back, or for an operator any, that is queued or a dead letter."""
+    Requeue: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.RequeueRequest, _payment_gateway_pb2.Receipt]
+    """An operator takes a dead letter up again: it is queued as if for the first time."""
 
 @_typing.type_check_only
 class PaymentGatewayAsyncStub(PaymentGatewayStub):
@@ -59,6 +63,10 @@ class PaymentGatewayAsyncStub(PaymentGatewayStub):
     """The queue asks for the next attempt of a queued payment."""
     GiveUp: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.GiveUpRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
     """The queue gives a queued payment up; it becomes a dead letter."""
+    CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.CancelPaymentRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
+    """Takes a payment of the caller's back, or for an operator any, that is queued or a dead letter."""
+    Requeue: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.RequeueRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
+    """An operator takes a dead letter up again: it is queued as if for the first time."""
 
 class PaymentGatewayServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -108,5 +116,21 @@ class PaymentGatewayServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_gateway_pb2.Receipt, _abc.Awaitable[_payment_gateway_pb2.Receipt]]:
         """The queue gives a queued payment up; it becomes a dead letter."""
+
+    @_abc_1.abstractmethod
+    def CancelPayment(
+        self,
+        request: _payment_gateway_pb2.CancelPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_gateway_pb2.Receipt, _abc.Awaitable[_payment_gateway_pb2.Receipt]]:
+        """Takes a payment of the caller's back, or for an operator any, that is queued or a dead letter."""
+
+    @_abc_1.abstractmethod
+    def Requeue(
+        self,
+        request: _payment_gateway_pb2.RequeueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_gateway_pb2.Receipt, _abc.Awaitable[_payment_gateway_pb2.Receipt]]:
+        """An operator takes a dead letter up again: it is queued as if for the first time."""
 
 def add_PaymentGatewayServicer_to_server(servicer: PaymentGatewayServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

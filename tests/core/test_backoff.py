@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paylab.core.backoff import decorrelated_jitter, equal_jitter, exponential, full_jitter
+from paylab.core.backoff import constant, decorrelated_jitter, equal_jitter, exponential, full_jitter
 
 ATTEMPTS = st.integers(1, 10_000)
 SECONDS = st.floats(0.001, 1_000)
@@ -64,3 +64,9 @@ def test_decorrelated_jitter_grows_from_the_previous_delay(
     """From the base to three times the previous delay, and never above the cap."""
     delay_s = decorrelated_jitter(previous_s, base_s=base_s, cap_s=cap_s, rng=random.Random(seed))  # noqa: S311 - jitter guards no secret
     assert min(base_s, cap_s) <= delay_s <= min(cap_s, max(base_s, 3 * previous_s))
+
+
+def test_a_constant_delay_is_constant() -> None:
+    """Base or cap, whichever is less, for every attempt."""
+    assert {constant(n, base_s=0.5, cap_s=3.0) for n in range(1, 100)} == {0.5}
+    assert constant(1, base_s=5.0, cap_s=3.0) == 3.0

@@ -12,6 +12,8 @@ from paylab.core.money import Money
 from paylab.core.payment import (
     AGAIN_REASONS,
     ATTEMPTS_AT_ONCE_MAX,
+    REDRIVEN,
+    SHORT,
     TERMINAL,
     TRANSITIONS,
     Payment,
@@ -20,6 +22,7 @@ from paylab.core.payment import (
     conclude,
     give_up,
     open_attempt,
+    requeue,
 )
 from paylab.errors import WrongState
 
@@ -66,8 +69,8 @@ def test_only_the_table_allows_a_move(before: State, after: State) -> None:
 
 
 def test_terminal_states_are_terminal() -> None:
-    """Nothing leads out of COMMITTED, DECLINED, CANCELLED and DEAD_LETTER, and nothing else is terminal."""
-    assert frozenset({State.COMMITTED, State.DECLINED, State.CANCELLED, State.DEAD_LETTER}) == TERMINAL
+    """Nothing leads out of COMMITTED, DECLINED and CANCELLED, and nothing else is terminal."""
+    assert frozenset({State.COMMITTED, State.DECLINED, State.CANCELLED}) == TERMINAL
     assert set(TRANSITIONS) == set(State)
 
 
@@ -101,6 +104,24 @@ def test_a_banks_no_declines(reason: str) -> None:
     """The reason is the bank's and stands on the receipt."""
     after = concluded(payment(State.PREPARING, attempt=1), Outcome.ABORTED, reason)
     assert (after.state, after.reason) == (State.DECLINED, reason)
+
+
+def test_only_a_lack_of_funds_is_waited_for_and_only_when_asked() -> None:
+    """The payer's wish turns that one decline into waiting; every other no stays a no."""
+    waits = replace(payment(State.PREPARING, attempt=1), waits_for_funds=True)
+    assert concluded(waits, Outcome.ABORTED, SHORT).state is State.QUEUED
+    for reason in set(DECLINE_REASONS) - {SHORT}:
+        assert concluded(waits, Outcome.ABORTED, reason).state is State.DECLINED
+
+
+def test_only_a_dead_letter_is_queued_again() -> None:
+    """From any other state it is refused, from one that is under way, too; it may be cancelled instead."""
+    dead = payment(State.DEAD_LETTER, attempt=3)
+    assert (requeue(dead).state, requeue(dead).reason) == (State.QUEUED, REDRIVEN)
+    assert cancel(dead).state is State.CANCELLED
+    for state in set(State) - {State.DEAD_LETTER}:
+        with pytest.raises(WrongState):
+            requeue(payment(state))
 
 
 @pytest.mark.parametrize("reason", ["BANK_UNREACHABLE", "", "SOMETHING_NEW"])

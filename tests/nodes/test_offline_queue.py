@@ -11,10 +11,13 @@ from paylab import Lab, Receipt
 from paylab.core.authorization import Identity, Role
 from paylab.core.coordinator import Timing
 from paylab.core.money import Money
+from paylab.errors import LabError, NotFound, WrongState
 from paylab.lab.clients import LabClient
+from paylab.lab.operator import Queued
 from paylab.nodes.coordinator import CoordinatorNode
+from paylab.nodes.events import Event, Kind
 from paylab.nodes.host import Host
-from paylab.nodes.offline_queue import OfflineQueue, RetrySchedule
+from paylab.nodes.offline_queue import LEASE_S, OfflineQueue, RetrySchedule
 from paylab.nodes.passwords import PasswordCost
 from paylab.pb import offline_queue_pb2 as pb
 from paylab.pb import offline_queue_pb2_grpc as pb_grpc
@@ -38,7 +41,9 @@ class HastyQueue(OfflineQueue):
     """Tries again soon, and for as long as a test may take."""
 
     def __init__(self, host: Host) -> None:
-        super().__init__(host, schedule=RetrySchedule(base_s=0.1, cap_s=0.5))
+        super().__init__(
+            host, schedule=RetrySchedule(base_s=0.1, cap_s=0.5, funds_every_s=0.2, look_every_s=0.05)
+        )
 
 
 class WearyQueue(OfflineQueue):
@@ -46,6 +51,47 @@ class WearyQueue(OfflineQueue):
 
     def __init__(self, host: Host) -> None:
         super().__init__(host, schedule=RetrySchedule(base_s=0.05, cap_s=0.1, tries_max=2))
+
+
+class ShortQueue(OfflineQueue):
+    """Full with two."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host, schedule=RetrySchedule(base_s=0.1, cap_s=0.5, length_max=2))
+
+
+async def second_queue(lab: Lab) -> Host:
+    """Another process over the queue's store."""
+    host = lab.world.host(Identity("queue-2", Role.QUEUE))
+    await HastyQueue(host).start()
+    return host
+
+
+def redrives(lab: Lab, payment: str) -> list[Event]:
+    """What the gateway has told of the queue's calls about a payment."""
+    return [
+        event
+        for event in list(lab.history)
+        if payment in event.payments and event.node == "gateway" and event.method.endswith("/Redrive")
+    ]
+
+
+def workers(lab: Lab, payment: str) -> set[str]:
+    """Who has asked for another try of a payment."""
+    return {event.peer for event in redrives(lab, payment)}
+
+
+def tries(lab: Lab, payment: str) -> list[tuple[float, float]]:
+    """When each try of a payment began at the gateway, and when it ended."""
+    events = redrives(lab, payment)
+    began = {event.call: event.at_s for event in events if event.kind is Kind.RECEIVED}
+    ended = {event.call: event.at_s for event in events if event.kind is not Kind.RECEIVED}
+    return [(at_s, ended[call]) for call, at_s in began.items()]
+
+
+def at_once(spans: list[tuple[float, float]]) -> list[int]:
+    """How many spans each of them meets at its beginning, itself included."""
+    return [sum(other[0] <= span[0] < other[1] for other in spans) for span in spans]
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +239,176 @@ def test_the_queue_gives_up_in_the_end(weary: Lab, dial: Dial, eventually: Event
     again = stub.Redrive(payment_gateway_pb2.RedriveRequest(payment=receipt.payment), timeout=TIMEOUT_S)
     assert payment_gateway_pb2.PaymentState.Name(again.state) == "DEAD_LETTER"
     assert (alice.balance(), bob.balance()) == (Money(5_000, "EUR"), Money(0, "EUR"))
+
+
+def test_an_operator_takes_a_dead_letter_up_again(weary: Lab, eventually: Eventually) -> None:
+    """It is listed with the history of its tries; redriven, it is paid once its bank is there."""
+    alice, bob = pair(weary)
+    down = crash_bank(weary)
+    receipt = alice.pay(bob, "5.00 EUR", key="k")
+    eventually(lambda: receipt.payment in [letter.payment for letter in weary.operator.dead_letters()])
+    letter = next(one for one in weary.operator.dead_letters() if one.payment == receipt.payment)
+    assert [reason for _, reason in letter.history] == ["BANK_UNREACHABLE"] * 2
+    assert str(letter) == f"{receipt.payment} of {alice.account}: BANK_UNREACHABLE, 2 tries"
+    for node in down:
+        weary.restart(node)
+    assert weary.operator.redrive(receipt.payment) == 1
+    eventually(lambda: alice.payment(receipt.payment).state == "COMMITTED")
+    assert receipt.payment not in [letter.payment for letter in weary.operator.dead_letters()]
+    with pytest.raises(WrongState):
+        weary.operator.redrive(receipt.payment)
+    assert weary.settle()
+    assert (alice.balance(), bob.balance()) == (Money(4_500, "EUR"), Money(500, "EUR"))
+
+
+def test_a_payer_takes_a_queued_payment_back(hasty: Lab, eventually: Eventually) -> None:
+    """Cancelled it is never paid, whatever the queue does; nobody else's can be cancelled, nor a paid one."""
+    alice, bob = pair(hasty)
+    down = crash_bank(hasty)
+    first, second = alice.pay(bob, "5.00 EUR", key="a"), alice.pay(bob, "7.00 EUR", key="b")
+
+    def cancelled() -> bool:
+        try:
+            return alice.cancel(first).state == "CANCELLED"
+        except WrongState:  # an attempt is under way at this moment
+            return False
+
+    eventually(cancelled)
+    assert alice.cancel(first).state == "CANCELLED"
+    with pytest.raises(NotFound):
+        bob.cancel(second)
+    for node in down:
+        hasty.restart(node)
+    eventually(lambda: alice.payment(second.payment).state == "COMMITTED")
+    with pytest.raises(WrongState):
+        alice.cancel(second)
+    assert alice.pay(bob, "5.00 EUR", key="a").state == "CANCELLED"
+    eventually(lambda: all(entry.payer != alice.account for entry in hasty.operator.queued()))
+    assert hasty.settle()
+    assert bob.balance() == Money(700, "EUR")
+
+
+def test_an_operator_takes_back_what_waits(weary: Lab, eventually: Eventually) -> None:
+    """A dead letter, too: then it is listed no more, and cannot be taken up again."""
+    alice, bob = pair(weary)
+    down = crash_bank(weary)
+    receipt = alice.pay(bob, "5.00 EUR")
+    eventually(lambda: alice.payment(receipt.payment).state == "DEAD_LETTER")
+    weary.operator.cancel(receipt.payment)
+    assert alice.payment(receipt.payment).state == "CANCELLED"
+    eventually(lambda: receipt.payment not in [letter.payment for letter in weary.operator.dead_letters()])
+    with pytest.raises(WrongState):
+        weary.operator.redrive(receipt.payment)
+    for node in down:
+        weary.restart(node)
+
+
+def test_a_payment_waits_for_funds_when_its_payer_asks(hasty: Lab, eventually: Eventually) -> None:
+    """It lets the payer's later payments pass, and is paid when there is enough; without asking: DECLINED."""
+    alice, bob = pair(hasty)
+    assert alice.pay(bob, "60.00 EUR").state == "DECLINED"
+    large = alice.pay(bob, "60.00 EUR", key="large", when_short="wait")
+    assert (large.state, large.reason) == ("QUEUED", "INSUFFICIENT_FUNDS")
+    eventually(lambda: large.payment in [entry.payment for entry in hasty.operator.queued()])
+    assert alice.pay(bob, "5.00 EUR").state == "COMMITTED"
+    down = crash_bank(hasty)
+    small = alice.pay(bob, "6.00 EUR")
+    for node in down:
+        hasty.restart(node)
+    eventually(lambda: alice.payment(small.payment).state == "COMMITTED")
+    assert alice.payment(large.payment).state in ("QUEUED", "PREPARING")
+    bob.pay(alice, "11.00 EUR")
+    carol = hasty.client(f"carol-{next(NAMES)}", bank="boreal", balance="20.00 EUR")
+    carol.pay(alice, "15.00 EUR")
+    eventually(lambda: alice.payment(large.payment).state == "COMMITTED")
+    with pytest.raises(LabError, match="decline or wait"):
+        alice.pay(bob, "1.00 EUR", when_short="beg")
+
+
+def test_a_full_queue_refuses_and_the_gateway_keeps_what_it_has(
+    cheap: PasswordCost, world: str, eventually: Eventually
+) -> None:
+    """OVERLOADED, so the rows stay in the gateway's outbox; once there is room all come in and are paid."""
+    replace = {"node.coordinator": HastyCoordinator, "node.queue": ShortQueue}
+    with Lab(
+        name="short", bank_servers=1, auth_servers=1, replace=replace, password_cost=cheap, world=world
+    ) as lab:
+        people = [lab.client(f"p{n}", bank="alpine", balance="10.00 EUR") for n in range(6)]
+        bob = lab.client("bob", bank="boreal")
+        down = crash_bank(lab)
+        receipts = [person.pay(bob, "5.00 EUR") for person in people]
+        assert {receipt.state for receipt in receipts} == {"QUEUED"}
+        eventually(lambda: len(lab.operator.queued()) >= 2)
+        kept = lab.world.rows("gateway", "SELECT count(*) FROM outbox WHERE topic = 'queue'")[0][0]
+        assert kept > 0
+        assert lab.world.rows("queue", "SELECT count(*) FROM entries")[0][0] < 6
+        for node in down:
+            lab.restart(node)
+        eventually(lambda: bob.balance() == Money(3_000, "EUR"))
+
+
+def test_two_queues_over_one_store_never_try_the_same_at_once(hasty: Lab, eventually: Eventually) -> None:
+    """Both try, one at a time, and the payments of one payer in their order."""
+    alice, bob = pair(hasty)
+    down = crash_bank(hasty)
+    twin = hasty.world.call(second_queue(hasty))
+    receipts = [alice.pay(bob, f"{n}.00 EUR", key=f"k{n}") for n in (1, 2, 3)]
+    eventually(lambda: workers(hasty, receipts[0].payment) == {"queue", "queue-2"})
+    for node in down:
+        hasty.restart(node)
+    eventually(lambda: alice.payment(receipts[-1].payment).state == "COMMITTED")
+    tried = [attempt for receipt in receipts for attempt in tries(hasty, receipt.payment)]
+    assert max(at_once(tried)) == 1
+    hasty.world.call(hasty.world.crash(twin))
+    assert hasty.settle()
+
+
+def test_the_lease_of_a_dead_worker_runs_out(world: str) -> None:
+    """Taken by a process that dies, an entry is nobody's until its lease ends, and then another's."""
+    if world == "real":
+        pytest.skip("a lease of 30 s is waited for in virtual time")
+    replace = {"node.coordinator": HastyCoordinator, "node.queue": HastyQueue}
+    with Lab(name="leases", bank_servers=1, auth_servers=1, replace=replace, world=world) as lab:
+        alice, bob = pair(lab)
+        crash_bank(lab)
+        receipt = alice.pay(bob, "5.00 EUR")
+        while not lab.operator.queued() or not lab.operator.queued()[0].worker:
+            lab.advance(0.01)
+        lab.crash("queue")
+        twin = lab.world.call(second_queue(lab))
+        lab.restart("boreal-1")
+        lab.advance(LEASE_S - 1.0)
+        left = "SELECT count(*) FROM entries"
+        assert (lab.world.rows("queue", left), workers(lab, receipt.payment)) == ([(1,)], {"queue"})
+        lab.advance(3.0)
+        assert alice.payment(receipt.payment).state == "COMMITTED"
+        assert (lab.world.rows("queue", left), workers(lab, receipt.payment)) == (
+            [(0,)],
+            {"queue", "queue-2"},
+        )
+        lab.world.call(lab.world.crash(twin))
+        lab.restart("queue")
+
+
+def test_an_outage_of_the_gateway_is_no_try(hasty: Lab, eventually: Eventually) -> None:
+    """Nothing is counted, the breaker opens after a few calls, and a probe finds the gateway again."""
+    alice, bob = pair(hasty)
+    down = crash_bank(hasty)
+    receipt = alice.pay(bob, "5.00 EUR")
+    eventually(lambda: receipt.payment in [entry.payment for entry in hasty.operator.queued()])
+    hasty.crash("gateway")
+
+    def entry() -> Queued:
+        return next(one for one in hasty.operator.queued() if one.payment == receipt.payment)
+
+    eventually(lambda: [reason for _, reason in entry().history].count("UNAVAILABLE") >= 2)
+    before = entry().tries
+    eventually(lambda: [reason for _, reason in entry().history].count("UNAVAILABLE") >= 4)
+    assert entry().tries == before
+    hasty.restart("gateway")
+    for node in down:
+        hasty.restart(node)
+    eventually(lambda: alice.payment(receipt.payment).state == "COMMITTED")
 
 
 def test_only_what_is_queued_can_be_given_up(weary: Lab, dial: Dial) -> None:

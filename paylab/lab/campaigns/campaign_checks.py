@@ -14,7 +14,9 @@ from paylab.lab.real_world import World
 from paylab.nodes.client import Receipt
 from paylab.pb import transaction_logger_pb2
 
-TERMINAL = ("COMMITTED", "DECLINED", "CANCELLED", "DEAD_LETTER")
+TERMINAL = ("COMMITTED", "DECLINED", "CANCELLED")
+# Nothing moves from here by itself.
+AT_REST = (*TERMINAL, "DEAD_LETTER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def waiting(world: World, banks: Sequence[str]) -> dict[str, int]:
         "attempts open": ("SELECT count(*) FROM payments WHERE state = 'PREPARING'", "gateway"),
         "payments queued": ("SELECT count(*) FROM payments WHERE state = 'QUEUED'", "gateway"),
         "outbox rows": ("SELECT count(*) FROM outbox", "gateway"),
-        "queue entries": ("SELECT count(*) FROM entries WHERE NOT dead", "queue"),
+        "queue entries": ("SELECT count(*) FROM entries WHERE place != 'DEAD'", "queue"),
         "commit records": ("SELECT count(*) FROM commits", "coordinator"),
     }
     return {
@@ -100,7 +102,7 @@ def _of_key(key: str, answers: Sequence[Told]) -> Iterator[str]:
     if len(ends) > 1:
         yield f"replays answer the same: key {key!r} was told {' and '.join(map(_end, ends))}"
     for one in answers:
-        if one.replayed and one.receipt is not None and one.receipt.state not in TERMINAL:
+        if one.replayed and one.receipt is not None and one.receipt.state not in AT_REST:
             yield f"every payment ends: {one.receipt.payment} is {one.receipt.state} for ever"
 
 

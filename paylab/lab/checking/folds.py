@@ -15,7 +15,8 @@ from paylab.nodes.events import Event, Kind
 
 # A fold reports so many findings; one broken rule often breaks a thousand times.
 FINDINGS_MAX = 100
-TERMINAL = frozenset({"COMMITTED", "DECLINED", "CANCELLED", "DEAD_LETTER"})
+# A dead letter rests, and may be taken up again.
+TERMINAL = frozenset({"COMMITTED", "DECLINED", "CANCELLED"})
 
 
 BEFORE = Event("", 0, 0, 0.0, Kind.STATE)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import DecodeError
 
 from paylab.core.log_chain import Entry, verify
+from paylab.core.payment import TERMINAL
 from paylab.lab.real_world import World
 from paylab.pb import transaction_logger_pb2
 
@@ -195,13 +196,16 @@ def outcome_agrees_with_ledgers(books: Books) -> tuple[int, list[str]]:
 
 
 def log_agrees(books: Books) -> tuple[int, list[str]]:
-    """The log never says what did not happen, and never says that two different ends happened."""
+    """The log never says what did not happen, and never says that two different ends happened.
+
+    A dead letter is no end: it may be taken up again.
+    """
     found = []
     ends: defaultdict[str, set[str]] = defaultdict(set)
     for payment, _, state in books.log:
         if payment not in books.payments:
             found.append(f"the log knows {payment}, the gateway does not")
-        elif state in ("COMMITTED", "DECLINED", "CANCELLED", "DEAD_LETTER"):
+        elif state in TERMINAL:
             ends[payment].add(state)
             if books.payments[payment][0] != state:
                 found.append(
