@@ -25,6 +25,8 @@ MINUTES_MAX = 75
 TERMS_MAX = 5
 # What must be switched off for an assertion of the chapter to fail: a cell that runs before all others.
 SWITCHES = {
+    # Nothing gets lost.
+    "01": "from paylab.lab.simulation.sim_network import Network\nNetwork.cut = lambda *_: None",
     # Nobody looks at signatures.
     "02": (
         "import paylab.lab.network as network\n"

@@ -1,12 +1,13 @@
 """A user of the network, as a notebook holds it: blocking calls, and `submit_` variants that do not block."""
 
 from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from paylab.core.money import Money, parse_money
 from paylab.errors import LabError
 from paylab.lab.loop import LabFuture
 from paylab.nodes.client import PaymentClient, Receipt
+from paylab.nodes.client_outbox import Wish
 
 if TYPE_CHECKING:  # the lab makes its clients, so at run time the import goes the other way
     from paylab.lab.real_world import World
@@ -15,11 +16,22 @@ if TYPE_CHECKING:  # the lab makes its clients, so at run time the import goes t
 WHEN_SHORT = ("decline", "wait")
 
 
+class Life(Protocol):
+    """How a client dies and comes back."""
+
+    async def end(self) -> None:
+        """Kill the host that it runs on."""
+
+    async def begin(self) -> PaymentClient:
+        """Make the client again on a new host."""
+
+
 class LabClient:
     """One user with one account; `lab.client("alice", bank="alpine")` makes it."""
 
-    def __init__(self, world: "World", client: PaymentClient, *, account: str) -> None:
-        """Wrap the client library."""
+    def __init__(self, world: "World", client: PaymentClient, *, account: str, life: Life) -> None:
+        """Wrap the client library; `life` ends the client's host and begins another."""
+        self._life = life
         self.name = client.username
         self.account = account
         self._world = world
@@ -62,8 +74,7 @@ class LabClient:
     def _paying(
         self, payee: "LabClient | str", amount: str | Money, key: str, deadline_s: float, when_short: str
     ) -> Coroutine[Any, Any, Receipt]:
-        if when_short not in WHEN_SHORT:
-            raise LabError("BAD_ARGUMENT", f"when_short is decline or wait, not {when_short!r}")
+        _check_when_short(when_short)
         account, money = _account(payee), _money(amount)
         return self._client.pay(
             payer=self.account,
@@ -73,6 +84,37 @@ class LabClient:
             deadline_s=deadline_s,
             when_short=when_short,
         )
+
+    def pay_later(
+        self,
+        payee: "LabClient | str",
+        amount: str | Money,
+        *,
+        key: str = "",
+        when_short: str = "decline",
+    ) -> str:
+        """Write a payment into this client's own outbox and return its key at once.
+
+        It is sent until it is answered, so this works while the gateway is away; `outbox()` tells the answer.
+        """
+        _check_when_short(when_short)
+        paying = self._client.pay_later(
+            payer=self.account, payee=_account(payee), money=_money(amount), key=key, when_short=when_short
+        )
+        return self._world.call(paying)
+
+    def outbox(self) -> list[Wish]:
+        """What was written down to be paid later, oldest first, and the answer to each."""
+        return self._world.call(self._client.outbox.wishes())
+
+    def crash(self) -> None:
+        """Kill this client: calls under way and tokens are gone, its outbox is on disk."""
+        self._world.call(self._life.end())
+
+    def restart(self) -> None:
+        """Start it again; it goes on with its outbox."""
+        self._client = self._world.call(self._life.begin())
+        self._world.call(self._client.outbox.open())
 
     def authorise(
         self,
@@ -153,6 +195,11 @@ class LabClient:
         states = self._client.watch(payment)
         while (state := self._world.call(anext(states, None))) is not None:
             yield state
+
+
+def _check_when_short(when_short: str) -> None:
+    if when_short not in WHEN_SHORT:
+        raise LabError("BAD_ARGUMENT", f"when_short is decline or wait, not {when_short!r}")
 
 
 def _account(payee: LabClient | str) -> str:

@@ -4,7 +4,8 @@ import asyncio
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -198,19 +199,23 @@ class Lab:
         account = f"{bank}/{name}"
         self._world.call(self._network.open_accounts(bank, [(name, opening, name)]))
         client = self._world.call(self._user(name, accounts=[account]))
-        self._clients[name] = LabClient(self._world, client, account=account)
+        self._clients[name] = LabClient(self._world, client, account=account, life=self._life(name, name))
         return self._clients[name]
 
     def device(self, user: LabClient, name: str) -> LabClient:
         """The same user on another device, with a connection of its own: alice's "phone" is "alice-phone"."""
-        client = self._world.call(self._client_at(f"{user.name}-{name}", user.name))
-        return LabClient(self._world, client, account=user.account)
+        node = f"{user.name}-{name}"
+        client = self._world.call(self._client_at(node, user.name))
+        return LabClient(self._world, client, account=user.account, life=self._life(node, user.name))
 
     async def _user(
         self, name: str, *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
     ) -> PaymentClient:
         await self._network.register(name, self._password(name), accounts=accounts, roles=roles)
         return await self._client_at(name, name)
+
+    def _life(self, node: str, user: str) -> "_ClientLife":
+        return _ClientLife(self._network, node, partial(self._client_at, node, user))
 
     async def _client_at(self, node: str, user: str) -> PaymentClient:
         host = self._network.client_host(node)
@@ -554,6 +559,19 @@ class Lab:
         except LabError:
             if error is None:
                 raise
+
+
+class _ClientLife:
+    """How a user's client dies and comes back."""
+
+    def __init__(self, network: Network, name: str, make: Callable[[], Awaitable[PaymentClient]]) -> None:
+        self._network, self._name, self._make = network, name, make
+
+    async def end(self) -> None:
+        await self._network.crash_client(self._name)
+
+    async def begin(self) -> PaymentClient:
+        return await self._make()
 
 
 def open_world(

@@ -85,6 +85,7 @@ class Network:
         self._history = history
         self.operator = self._host(OPERATOR)
         self._client_hosts: dict[str, Host] = {}
+        self._dead_clients: dict[str, Host] = {}
         self._failures: list[BaseException] = []
 
     @classmethod
@@ -327,10 +328,21 @@ class Network:
     # The operator's work ------------------------------------------------------------------------
 
     def client_host(self, name: str) -> Host:
-        """The host of a user's client."""
+        """The host of a user's client; after a crash, a new one."""
         if name not in self._client_hosts:
-            self._client_hosts[name] = self._host(Identity(name, Role.CLIENT))
+            self._client_hosts[name] = host = self._host(Identity(name, Role.CLIENT))
+            if (before := self._dead_clients.pop(name, None)) is not None:
+                host.recorder.continue_from(before.recorder)
+                host.recorder.record(Kind.RESTARTED)
         return self._client_hosts[name]
+
+    async def crash_client(self, name: str) -> None:
+        """Kill a user's client. Raises LabError when it is dead already."""
+        if name not in self._client_hosts:
+            raise LabError("ALREADY_DOWN", f"{name} is down already")
+        host = self._dead_clients[name] = self._client_hosts.pop(name)
+        host.recorder.record(Kind.CRASHED)
+        await self._world.crash(host)
 
     async def register(
         self, username: str, password: str, *, accounts: Sequence[str] = (), roles: Sequence[str] = ()

@@ -15,6 +15,7 @@ from paylab.core.money import Money
 from paylab.core.retries import Again, advice
 from paylab.errors import ERROR_OF_REASON, OutcomeUnknown, Overloaded, PaylabError, Unauthenticated
 from paylab.nodes import wire
+from paylab.nodes.client_outbox import ClientOutbox, Wish
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import ACCOUNT_KEY, BANK_KEY, REPLAYED_KEY
 from paylab.pb import authentication_pb2, authentication_pb2_grpc, bank_pb2, bank_pb2_grpc
@@ -73,6 +74,7 @@ class PaymentClient:
         self._refresh_token = ""
         self._expires_at_s = 0.0
         self._renewing = asyncio.Lock()
+        self.outbox = ClientOutbox(host, owner=username, pay=self._pay_wish)
         # Shared by every call, so that many that fail together do not make a storm.
         self._limit = host.decisions.client_retry_budget()
 
@@ -175,6 +177,28 @@ class PaymentClient:
         request = pb.CancelPaymentRequest(payment=payment)
         return _receipt(
             await self._until(deadline_s, lambda call: self._gateway().CancelPayment(request, **call))
+        )
+
+    async def pay_later(
+        self, *, payer: str, payee: str, money: Money, key: str = "", when_short: str = "decline"
+    ) -> str:
+        """Write a payment down and return its key at once; it is sent until it is answered.
+
+        That works while the gateway is away, and a client that crashes goes on where it was. Raises KeyReused
+        for a key of another payment, Overloaded when too much is waiting already.
+        """
+        wish = Wish(key or self._host.new_id(), payer, payee, money, when_short)
+        await self.outbox.put(wish)
+        return wish.key
+
+    async def _pay_wish(self, wish: Wish) -> Receipt:
+        return await self.pay(
+            payer=wish.payer,
+            payee=wish.payee,
+            money=wish.money,
+            key=wish.key,
+            when_short=wish.when_short,
+            deadline_s=CALL_TIMEOUT_S,
         )
 
     async def payment(self, payment: str, *, deadline_s: float = 10.0) -> Receipt:

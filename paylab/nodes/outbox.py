@@ -26,6 +26,8 @@ from sqlalchemy import (
 )
 
 from paylab.core.backoff import full_jitter
+from paylab.errors import Overloaded
+from paylab.nodes import wire
 from paylab.nodes.host import Host
 from paylab.nodes.store import Store
 
@@ -89,11 +91,15 @@ class OutboxPump:
             while rows:
                 try:
                     await self._send([row.payload for row in rows])
-                except grpc.aio.AioRpcError:
+                except grpc.aio.AioRpcError as failure:
                     failures += 1
-                    await self._host.sleep(
-                        full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng)
+                    backoff_s = full_jitter(
+                        failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng
                     )
+                    # What was written down must arrive: there is no deadline, and no error to give up for.
+                    error = wire.status_to_error(failure)
+                    asked_s = error.pushback_s if isinstance(error, Overloaded) else 0.0
+                    await self._host.sleep(asked_s + backoff_s)
                     # What has come meanwhile goes along.
                     rows = await self._store.rows(self._oldest)
                 else:
