@@ -12,7 +12,10 @@ Entry = dict[str, Any]
 
 
 def save(path: Path, *, world: str, seed: int = 7) -> str:
-    """A run with both kinds of commits, a decline, a repeated key and a crash; returns the SHA-256."""
+    """A run with every kind of payment and commit, a decline, a repeated key, an expiry and a crash.
+
+    Returns the SHA-256.
+    """
     with paylab.Lab(world=world, seed=seed, name=f"saved-{world}") as lab:
         writer = lab.history.stream_to(path)
         ada = lab.client("ada", bank="alpine", balance="100.00 EUR")
@@ -26,6 +29,13 @@ def save(path: Path, *, world: str, seed: int = 7) -> str:
         lab.crash("alpine-1")
         assert ada.pay(ben, "3.00 EUR", key="five").state == "COMMITTED"
         lab.restart("alpine-1")
+        held = ada.authorise(ben, "10.00 EUR", key="six")
+        captured = ben.capture(held, "4.00 EUR", key="seven")
+        assert ben.void(held, key="eight").state == "COMMITTED"
+        assert ben.refund(captured, "1.00 EUR", key="nine").state == "COMMITTED"
+        assert ada.authorise(ben, "5.00 EUR", lifetime_s=0.01, key="ten").state == "COMMITTED"
+        lab.advance(0.05)
+        assert ada.pay(cleo, "1.00 EUR", key="eleven").state == "COMMITTED"
         assert lab.settle()
         assert lab.check().ok
     return writer.close()

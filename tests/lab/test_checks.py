@@ -22,13 +22,16 @@ BANKS = ("alpine", "boreal")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, cheap: PasswordCost) -> Path:
-    """What a lab leaves: a payment across banks, one inside a bank, and one that was declined."""
+    """What a lab leaves: payments across banks, inside one and declined, and payments that follow others."""
     folder = tmp_path_factory.mktemp("books")
     with Lab(name="books", data_dir=folder, bank_servers=1, auth_servers=1, password_cost=cheap) as lab:
         alice = lab.client("alice", bank="alpine", balance="50.00 EUR")
         bob, carol = lab.client("bob", bank="boreal"), lab.client("carol", bank="alpine")
         assert [alice.pay(other, "5.00 EUR").state for other in (bob, carol)] == ["COMMITTED"] * 2
         assert alice.pay(bob, "500.00 EUR").state == "DECLINED"
+        held, voided = alice.authorise(bob, "9.00 EUR"), alice.authorise(bob, "2.00 EUR")
+        assert bob.refund(bob.capture(held, "4.00 EUR"), "1.00 EUR").state == "COMMITTED"
+        assert bob.void(voided).state == "COMMITTED"
         assert lab.settle()
     return folder
 
@@ -56,8 +59,10 @@ def cook(folder: Path, store: str, *statements: str) -> None:
             connection.execute(statement)
 
 
-ACROSS = "(SELECT txn FROM postings WHERE account = 'bob')"
-PAID = "(SELECT payment FROM payments WHERE payee = 'boreal/bob' AND state = 'COMMITTED')"
+ACROSS = "(SELECT txn FROM postings WHERE account = 'bob' ORDER BY posting LIMIT 1)"
+PAID = (
+    "(SELECT payment FROM payments WHERE payee = 'boreal/bob' AND operation = 'PAY' AND state = 'COMMITTED')"
+)
 REFUSED = "(SELECT payment FROM payments WHERE state = 'DECLINED')"
 AGAIN = "replace(txn, '/1', '/2'), state, legs, reason, since_s"
 LINE = "INSERT INTO postings (txn, account, amount_minor, currency, at_s) VALUES"
@@ -133,6 +138,44 @@ COOKED: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "outcomes agree with ledgers",
         "gateway",
         (f"UPDATE payments SET state = 'COMMITTED' WHERE payment = {REFUSED}",),  # noqa: S608 - text of ours
+    ),
+    "an authorisation keeps what was captured": (
+        "authorisations add up",
+        "bank-alpine",
+        (
+            "UPDATE holds SET left_minor = 900 WHERE state = 'OPEN'",
+            "UPDATE accounts SET held_minor = 900 WHERE account = 'alice'",
+        ),
+    ),
+    "an authorisation loses what is left": (
+        "authorisations add up",
+        "bank-alpine",
+        ("UPDATE holds SET left_minor = 0 WHERE state = 'OPEN'",),
+    ),
+    "a void that nobody asked for": (
+        "authorisations add up",
+        "bank-alpine",
+        ("UPDATE holds SET left_minor = 0, state = 'VOIDED' WHERE state = 'OPEN'",),
+    ),
+    "a hold of nobody": (
+        "authorisations add up",
+        "bank-alpine",
+        ("INSERT INTO holds VALUES ('ghost', 'alice', 0, 0, 'OPEN')",),
+    ),
+    "an authorisation's hold is not in the balance": (
+        "balances are sums of postings",
+        "bank-alpine",
+        ("UPDATE accounts SET held_minor = 0 WHERE account = 'alice'",),
+    ),
+    "more is paid back than was paid": (
+        "no more paid back than paid",
+        "gateway",
+        ("UPDATE payments SET amount_minor = 401 WHERE operation = 'REFUND'",),
+    ),
+    "something else is paid back": (
+        "no more paid back than paid",
+        "gateway",
+        ("UPDATE payments SET about = 'ghost' WHERE operation = 'REFUND'",),
     ),
     "the gateway forgot a payment": (
         "log agrees",

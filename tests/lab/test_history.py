@@ -205,7 +205,7 @@ def test_list_append_reads_are_prefixes_of_the_last_read(saved: Path, tmp_path: 
     assert sorted(appended) == list(range(1, len(appended) + 1))
     assert sorted(appended) == sorted(n for read in final.values() for n in read)
     reads = [(account, read) for op in operations[:-1] for f, account, read in op["value"] if f == "r"]
-    assert len(reads) == 4
+    assert len(reads) == 10
     assert all(final.get(account, [])[: len(read)] == read for account, read in reads)
     assert [operation["index"] for operation in operations] == list(range(len(operations)))
 

@@ -126,6 +126,38 @@ def promise_too_much(lines: list[Entry]) -> int:
     return number
 
 
+def capture_too_much(lines: list[Entry]) -> int:
+    for _, facts in of(lines, "gateway", lambda facts: facts["operation"] == "CAPTURE"):
+        facts["amount_minor"] += 700
+    return first(lines, "bank", txn=f"{facts['payment']}/1", bank="alpine")[0]
+
+
+def capture_what_was_never_set_aside(lines: list[Entry]) -> int:
+    _, facts = first(lines, "gateway", operation="AUTHORISE")
+    silence(lines, first(lines, "bank", txn=f"{facts['payment']}/1", bank="alpine", state="COMMITTED")[0])
+    _, facts = first(lines, "gateway", operation="CAPTURE")
+    return first(lines, "bank", txn=f"{facts['payment']}/1", bank="alpine")[0]
+
+
+def pay_back_too_much(lines: list[Entry]) -> int:
+    for _, facts in of(lines, "gateway", lambda facts: facts["operation"] == "REFUND"):
+        facts["amount_minor"] += 700
+    return first(lines, "bank", txn=f"{facts['payment']}/1", bank="boreal", state="COMMITTED")[0]
+
+
+def expire_too_early(lines: list[Entry]) -> int:
+    number, expired = first(lines, "expired")
+    for _, facts in of(lines, "gateway", lambda facts: facts["payment"] == expired["authorisation"]):
+        facts["authorised_until_s"] += 60
+    return number
+
+
+def expire_too_much(lines: list[Entry]) -> int:
+    number, facts = first(lines, "expired")
+    facts["released_minor"] += 1
+    return number
+
+
 def decide_the_contrary(lines: list[Entry]) -> int:
     number, facts = first(lines, "decide")
     facts["items"][0][1] = False
@@ -212,6 +244,11 @@ BREAKS: dict[Callable[[list[Entry]], int], str] = {
     change_a_receipts_amount: "no acknowledged payment is lost",
     overdraw: "no overdraft at any moment",
     promise_too_much: "no overdraft at any moment",
+    capture_too_much: "no more is taken than was given",
+    capture_what_was_never_set_aside: "no more is taken than was given",
+    pay_back_too_much: "no more is taken than was given",
+    expire_too_early: "no more is taken than was given",
+    expire_too_much: "account histories are serialisable",
     decide_the_contrary: "decisions never contradict",
     change_an_end: "decisions never contradict",
     refuse_a_decision: "decisions never contradict",

@@ -61,6 +61,9 @@ class SerialisableAccounts(Fold):
         holds_by = _sums(legs, debits=True)
         releases_by = _sums(held, debits=True)
         set_aside = self._set_aside(facts)
+        # Who takes out of what is set aside need not look at the balance.
+        payment = self.picture.payment_of(txn)
+        reads = payment is None or payment.operation not in ("CAPTURE", "VOID")
         # In one phase it reads when it posts.
         holds_now = _sums(lines, debits=True) if lines and not held else holds_by
         for name, posted_minor, held_minor in facts.get("after", ()):
@@ -69,7 +72,7 @@ class SerialisableAccounts(Fold):
             held_moved = holds_by.get(name, 0) - releases_by.get(name, 0)
             moved = (posted_by.get(name, 0), held_moved + set_aside.get(name, 0))
             self._starts_right(account, (posted_minor, held_minor), moved, f"{txn} {state.lower()}")
-            if account in self._postings and name in holds_now and name in (posted_by or holds_by):
+            if account in self._postings and reads and name in holds_now and name in (posted_by or holds_by):
                 self._reads.append((account, len(self._postings[account]), txn))
             if moved[0] and account in self._postings:
                 self._postings[account].append((txn, moved[0]))
