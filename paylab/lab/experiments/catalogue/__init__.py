@@ -4,6 +4,7 @@ from paylab.lab.experiments.catalogue.auth_errors import AUTH_ERRORS
 from paylab.lab.experiments.catalogue.backoff import BACKOFF
 from paylab.lab.experiments.catalogue.balls_in_bins import BALLS_IN_BINS
 from paylab.lab.experiments.catalogue.duplicates import DUPLICATES
+from paylab.lab.experiments.catalogue.duplicates_network import DUPLICATES_NETWORK
 from paylab.lab.experiments.catalogue.ejection import EJECTION
 from paylab.lab.experiments.catalogue.herding import HERDING
 from paylab.lab.experiments.catalogue.supermarket import SUPERMARKET
@@ -18,5 +19,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     EJECTION,
     BACKOFF,
     DUPLICATES,
+    DUPLICATES_NETWORK,
     AUTH_ERRORS,
 )
