@@ -23,7 +23,7 @@ from paylab.core.payment import Payment, State
 from paylab.lab.planted_bugs import PLANTED, PlantedBug
 from paylab.nodes import wire
 from paylab.nodes.bank_server import BankServer
-from paylab.nodes.offline_queue import OfflineQueue
+from paylab.nodes.offline_queue import OfflineQueue, Tried
 from paylab.nodes.payment_gateway import QUEUE, PaymentGateway
 from paylab.nodes.payment_store import PAYMENTS
 from paylab.pb import bank_pb2, payment_gateway_pb2
@@ -234,9 +234,9 @@ def undecided_is_declined(payment: Payment, answer: Answer, *, expires_at_s: flo
 class DropsOnFailure(OfflineQueue):
     """Takes a call that failed for a payment that is settled."""
 
-    async def _redrive(self, payment: str) -> tuple[bool, str]:
-        settled, reason = await super()._redrive(payment)
-        return settled or reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED"), reason
+    async def _redrive(self, payment: str) -> Tried:
+        tried = await super()._redrive(payment)
+        return Tried(payment_gateway_pb2.COMMITTED, tried.reason) if tried.state is None else tried
 
 
 def _mutants() -> Iterable[PlantedBug]:

@@ -56,7 +56,7 @@ class SluggishQueue(OfflineQueue):
     def __init__(self, host: Host) -> None:
         super().__init__(host, schedule=RetrySchedule(base_s=NEVER_S, cap_s=NEVER_S))
 
-    def _delay_s(self, attempt: int) -> float:  # noqa: ARG002 - the same for every attempt
+    def _delay_s(self, attempt: int, *, short: bool) -> float:  # noqa: ARG002 - the same for every try
         return NEVER_S
 
 
