@@ -51,6 +51,7 @@ class Decisions:
 
     bank_vote: Callable[..., str] = participant.vote_reason
     bank_prepare: Callable[..., Any] = participant.prepare
+    bank_superseded: Callable[..., Any] = participant.superseded
     bank_decide: Callable[..., Any] = participant.decide
     bank_inquire: Callable[..., Any] = participant.inquire
     bank_in_doubt: Callable[[Outcome | None], bool | None] = in_doubt

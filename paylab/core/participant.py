@@ -8,9 +8,12 @@ that write is durable. So bank servers are stateless twins over one ledger.
        │  └──Prepare, yes, one phase─────────────▶ COMMITTED      carried out at once
        │                        └──abort──▶ ABORTED               the hold is released
        └──Prepare, no | abort | Inquire──▶ ABORTED                a tombstone: a late Prepare gets no
+
+An abort is sent once. A bank that missed it learns of it by asking, or from the Prepare of the payment's next
+attempt, which is opened only after the abort: otherwise a payment might find its own money on hold.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -109,6 +112,16 @@ def prepare(
         row = Transaction(request.txn, State.PREPARED, request.legs)
         change = Change(row, _touched(books, request.legs), forced=True)
     return Vote(request.txn, yes=True), change
+
+
+def superseded(rows: Iterable[Transaction], request: Prepare) -> list[Decide]:
+    """What a Prepare says of earlier attempts that are still prepared: they are aborted."""
+    txn = request.txn
+    return [
+        Decide(row.txn, commit=False)
+        for row in rows
+        if row.state is State.PREPARED and row.txn.payment == txn.payment and row.txn.attempt < txn.attempt
+    ]
 
 
 def decide(row: Transaction | None, accounts: Mapping[str, Account], request: Decide) -> tuple[Ack, Change]:

@@ -87,6 +87,7 @@ _LONG_PREPARED = (
     .limit(bindparam("limit"))
 )
 _SELECT_TRANSACTIONS = select(TRANSACTIONS).where(TRANSACTIONS.c.txn.in_(bindparam("txns", expanding=True)))
+_SELECT_PREPARED = _SELECT_TRANSACTIONS.where(TRANSACTIONS.c.state == State.PREPARED)
 _SELECT_ACCOUNTS = select(ACCOUNTS).where(ACCOUNTS.c.account.in_(bindparam("names", expanding=True)))
 _UPDATE_TRANSACTION = (
     update(TRANSACTIONS)
@@ -202,6 +203,13 @@ def _account_row(account: Account) -> dict[str, Any]:
 def read_transactions(connection: Connection, txns: Iterable[Txn]) -> dict[Txn, Transaction]:
     """The rows of those transactions that are known."""
     rows = connection.execute(_SELECT_TRANSACTIONS, {"txns": [str(txn) for txn in txns]})
+    return {wire.txn_from_text(row.txn): _transaction(row) for row in rows}
+
+
+def read_earlier_prepared(connection: Connection, txn: Txn) -> dict[Txn, Transaction]:
+    """The rows of the payment's earlier attempts that are prepared."""
+    names = [str(Txn(txn.payment, attempt)) for attempt in range(1, txn.attempt)]
+    rows = connection.execute(_SELECT_PREPARED, {"txns": names})
     return {wire.txn_from_text(row.txn): _transaction(row) for row in rows}
 
 

@@ -12,9 +12,10 @@ import grpc
 from paylab.core import messages
 from paylab.core.authorization import Role
 from paylab.core.ledger import Account
+from paylab.core.participant import Change
 from paylab.errors import InvalidRequest, NotFound
 from paylab.nodes import wire
-from paylab.nodes.bank_store import Answer, BankStore, Item, Rule
+from paylab.nodes.bank_store import Answer, BankStore, Books, Item, Rule
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import current_caller, current_peer
@@ -77,15 +78,19 @@ class BankServer(Node, pb_grpc.BankServicer):
 
     async def Prepare(self, request: pb.PrepareRequest, context: Any) -> pb.PrepareResponse:
         """Vote on each transaction; the votes leave after the promises are durable."""
-        rules = self.host.decisions
         items = [wire.prepare_from_pb(item) for item in request.items]
-        votes = await self._apply(
-            items,
-            lambda books, item: rules.bank_prepare(
-                books.rows.get(item.txn), books.accounts, item, vote=rules.bank_vote
-            ),
-        )
+        votes = await self._apply(items, self._vote)
         return pb.PrepareResponse(votes=[wire.vote_to_pb(vote) for vote in votes])
+
+    def _vote(self, books: "Books[Any, Any]", item: messages.Prepare) -> tuple[messages.Vote, Change]:
+        rules = self.host.decisions
+        for earlier in rules.bank_superseded(tuple(books.rows.values()), item):
+            _, change = rules.bank_decide(books.rows[earlier.txn], books.accounts, earlier)
+            books.take(change)
+        voted: tuple[messages.Vote, Change] = rules.bank_prepare(
+            books.rows.get(item.txn), books.accounts, item, vote=rules.bank_vote
+        )
+        return voted
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:
         """Carry out each decision; the acknowledgements leave after that is durable."""

@@ -146,12 +146,14 @@ class Books(Generic[Item, Answer]):
     def __init__(self, connection: Connection, items: Sequence[Item], *, now: float) -> None:
         self._connection: Connection = connection
         self.rows = rows.read_transactions(connection, [item.txn for item in items])
+        asked: list[Leg] = []
+        for item in items:
+            mine = getattr(item, "legs", ())  # a decision's legs are in its row
+            if mine and item.txn.attempt > 1:
+                self.rows |= rows.read_earlier_prepared(connection, item.txn)
+            asked += mine
         self._known_rows = frozenset(self.rows)
-        legs = [leg for row in self.rows.values() for leg in row.legs]
-        asked = [
-            leg for item in items for leg in getattr(item, "legs", ())
-        ]  # a decision's legs are in its row
-        legs += asked
+        legs = [*asked, *(leg for row in self.rows.values() for leg in row.legs)]
         self.accounts = rows.read_accounts(connection, dict.fromkeys(leg.account for leg in legs))
         named = dict.fromkeys(leg.hold.authorisation for leg in legs if leg.hold)
         self.expired: list[Expired] = []
@@ -160,22 +162,26 @@ class Books(Generic[Item, Answer]):
             # Before the rules look at an account, what has expired there is let go of.
             self.expired = _expire(connection, self.accounts, now=now)
         self._known_accounts = dict(self.accounts)
+        self._changes: list[Change] = []
 
     def apply(
         self, items: Sequence[Item], rule: "Rule[Item, Answer]", *, now: float
     ) -> tuple[list[Answer], list[Change]]:
         """Apply the rule to each item in turn, each seeing what the ones before it changed."""
         answers: list[Answer] = []
-        changes: list[Change] = []
         for item in items:
             answer, change = rule(self, item)
             answers.append(answer)
-            changes.append(change)
-            if change.transaction is not None:
-                self.rows[change.transaction.txn] = change.transaction
-            self.accounts.update({account.account: account for account in change.accounts})
-        self._write(changes, now=now)
-        return answers, changes
+            self.take(change)
+        self._write(self._changes, now=now)
+        return answers, self._changes
+
+    def take(self, change: Change) -> None:
+        """Make a change, for the rules that follow to see; it is written with the rest."""
+        self._changes.append(change)
+        if change.transaction is not None:
+            self.rows[change.transaction.txn] = change.transaction
+        self.accounts.update({account.account: account for account in change.accounts})
 
     def _write(self, changes: Iterable[Change], *, now: float) -> None:
         touched = dict.fromkeys(change.transaction.txn for change in changes if change.transaction)

@@ -53,6 +53,8 @@ class BankNode:
         change: Change
         match message:
             case Prepare():
+                for earlier in rules.bank_superseded(list(self.disk.rows.values()), message):
+                    self._write(rules.bank_decide(self.disk.rows[earlier.txn], accounts, earlier)[1])
                 answer, change = rules.bank_prepare(row, accounts, message, vote=rules.bank_vote)
             case Decide():
                 ack, change = rules.bank_decide(row, accounts, message)

@@ -55,9 +55,17 @@ class BankActor:
         body = message.body
         if isinstance(body, Told):
             return self._decided_by(state, body)
-        answer, change = self._apply(state.books, body)
-        after = _written(state, change)
-        acts = (*_notes(change), *_refusal(answer))
+        after: BankState | Broken = state
+        acts: tuple[Note, ...] = ()
+        if isinstance(body, Prepare):
+            for earlier in self._rules.bank_superseded(state.books.rows, body):
+                assert isinstance(after, BankState)
+                _, change = self._apply(after.books, earlier)
+                after, acts = _written(after, change), (*acts, *_notes(change))
+        assert isinstance(after, BankState)
+        answer, change = self._apply(after.books, body)
+        after = _written(after, change)
+        acts = (*acts, *_notes(change), *_refusal(answer))
         before = [Result(left, (), "before it writes") for left in self.crashed(state) or [state]]
         silent = [Result(left, acts, "before it answers") for left in self.crashed(after) or [after]]
         return [Result(after, (*acts, Message(self.name, COORDINATOR, answer))), *before, *silent]

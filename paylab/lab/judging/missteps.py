@@ -131,6 +131,9 @@ class Watch:
     def _prepare_received(self, event: Event, request: bank_pb2.PrepareRequest) -> None:
         if any((_bank(event.node), _txn(item.txn)) in self._aborted_at for item in request.items):
             self._late.add(event.call)
+        for item in request.items:  # a later attempt says that the earlier ones are aborted
+            for attempt in range(1, item.txn.attempt):
+                self._told[_bank(event.node), f"{item.txn.payment}/{attempt}"].add(False)  # noqa: FBT003 - a set of both
         self._asked[event.call] = request
 
     def _prepare_answered(self, event: Event, response: bank_pb2.PrepareResponse) -> None:
