@@ -8,13 +8,15 @@ funds and is taken back, and one that the client writes down to pay later. Whoev
 that died repeats itself. Then every payment has the end that it should have, and nothing is lost or doubled.
 """
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from paylab.core.coordinator import Timing
 from paylab.core.money import Money
+from paylab.core.retry_schedule import RetrySchedule
 from paylab.errors import LabError, PaylabError
 from paylab.lab.campaigns import campaign_checks
 from paylab.lab.lab import Lab
@@ -23,7 +25,7 @@ from paylab.lab.simulation.simulator import SimWorld
 from paylab.nodes.client import PaymentClient, Receipt
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.host import Host
-from paylab.nodes.offline_queue import OfflineQueue, RetrySchedule
+from paylab.nodes.offline_queue import OfflineQueue
 
 CLIENT = "alice"
 NODES = ("gateway", "queue", "logger", CLIENT)
@@ -150,24 +152,24 @@ class Story:
             money, client = Money(STORY[key][0], "EUR"), self._client()
             if key == "later" and not self._written:
                 self._written = True
-                self._begin(key, client.pay_later(money=money, key=key, **about))
+                self._begin(key, partial(client.pay_later, money=money, key=key, **about))
             else:
-                self._begin(key, client.pay(money=money, key=key, deadline_s=30.0, **about))
+                self._begin(key, partial(client.pay, money=money, key=key, deadline_s=30.0, **about))
 
     def _take_back(self) -> None:
         if (receipt := self._told.get("taken-back")) is not None and receipt.state != "CANCELLED":
-            self._begin("taken-back", self._client().cancel(receipt.payment))
+            self._begin("taken-back", partial(self._client().cancel, receipt.payment))
 
     def _client(self) -> PaymentClient:
         return self._alice._client  # noqa: SLF001 - its work must run on its own host, to die with it
 
-    def _begin(self, key: str, work: Coroutine[Any, Any, Any]) -> None:
+    def _begin(self, key: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Start work of the client's, which ends when the client dies."""
         host = self._lab.network.client_host(CLIENT)
 
         async def ask() -> None:
             with suppress(PaylabError):
-                answer = await work
+                answer = await work()
                 if isinstance(answer, Receipt):
                     self._told[key] = answer
 

@@ -20,7 +20,7 @@ from paylab.core.messages import Ack, Answer, Commit, Decide, Outcome, Prepare, 
 from paylab.core.money import Money
 from paylab.core.participant import State as BankState
 from paylab.core.participant import Transaction
-from paylab.core.payment import TERMINAL, Payment, State
+from paylab.core.payment import Payment, State
 from paylab.lab.experiments.queueing import EventHeap
 
 # Every message takes so long.
@@ -64,6 +64,9 @@ class ReducedNetwork:
     def __init__(self, heap: EventHeap, *, independent: bool = False) -> None:
         """With `independent` the gateway calls the banks one after the other instead of a coordinator."""
         self.heap = heap
+        # Banks out of reach: whatever is sent to them is lost.
+        self.down: set[str] = set()
+        self.queue: Callable[[Payment], object] = partial(heap.after, REDRIVE_S, self.redrive)
         self.banks = {
             bank: Bank(bank, {name: Account(name, "EUR", RICH_MINOR)}) for bank, name in BANKS.items()
         }
@@ -72,7 +75,7 @@ class ReducedNetwork:
 
     def send(self, life: Life, receive: Callable[..., object], *message: Any) -> None:
         """Deliver a message unless its receiver dies before it comes."""
-        self.heap.after(TRANSIT_S, _if_alive, life, life.number, receive, message)
+        self.heap.after(TRANSIT_S, if_alive, life, life.number, receive, message)
 
     def crash(self, node: str) -> None:
         """Kill a node; it is back at once, with what it had on disk. A bank has everything there."""
@@ -83,6 +86,10 @@ class ReducedNetwork:
             self.coordinator.boot()
         else:
             self.banks[node].life.number += 1
+
+    def redrive(self, payment: Payment) -> None:
+        """Try a queued payment again."""
+        self.gateway.redrive(payment.payment, _nothing)
 
     def half_payments(self) -> int:
         """Payments that one bank has posted and the other has not."""
@@ -97,7 +104,12 @@ class ReducedNetwork:
         return len(self.banks["alpine"].held) + len(prepared)
 
 
-def _if_alive(life: Life, number: int, receive: Callable[..., object], message: tuple[Any, ...]) -> None:
+def _nothing(_payment: Payment) -> None:
+    """Nobody waits."""
+
+
+def if_alive(life: Life, number: int, receive: Callable[..., object], message: tuple[Any, ...]) -> None:
+    """Deliver a message to a node, or let its timer fire, if it still lives its life of that number."""
     if life.number == number:
         receive(*message)
 
@@ -121,12 +133,12 @@ class Gateway:
         self._waiting: dict[str, list[Told]] = {}
 
     def pay(self, caller: str, key: str, money: Money, told: Told) -> None:
-        """Claim the key, or join what is there; `told` hears the payment once it has an answer."""
+        """Claim the key, or join what is there; `told` hears the payment once no attempt is open."""
         fingerprint = idempotency.fingerprint(payer=PAYER, payee=PAYEE, money=money)
         known = self._by_key.get((caller, key))
         if known is not None:
             payment = idempotency.same_request(self.payments[known], fingerprint)
-            if payment.state in TERMINAL or not self.mover.resumes:
+            if payment.state is not State.PREPARING or not self.mover.resumes:
                 told(payment)
             else:
                 self._waiting.setdefault(known, []).append(told)
@@ -138,14 +150,25 @@ class Gateway:
         self._waiting[payment.payment] = [told]
         self.mover.begin(payment)
 
+    def redrive(self, name: str, told: Told) -> None:
+        """Open the next attempt of a queued payment."""
+        payment = self.payments[name]
+        if payment.state is State.QUEUED:
+            payment = DEFAULT.gateway_open_attempt(payment, **self.mover.fresh())
+            self.put(payment)
+            self.mover.begin(payment)
+        if payment.state is State.PREPARING:
+            self._waiting.setdefault(name, []).append(told)
+        else:
+            told(payment)
+
     def put(self, payment: Payment) -> None:
-        """Write a payment's new state, and tell whoever waits for its end."""
+        """Write a payment's new state, and tell whoever waits for it."""
         self.payments[payment.payment] = payment
         if payment.state is State.PREPARING:
             self._open[payment.payment] = None
         else:
             self._open.pop(payment.payment, None)
-        if payment.state in TERMINAL:
             for told in self._waiting.pop(payment.payment, []):
                 told(payment)
 
@@ -176,12 +199,9 @@ class CommitProtocol:
         network, life = self._network, self._network.gateway.life
         if network.gateway.payments[payment.payment] != payment:
             return
-        if payment.state is State.QUEUED:
-            payment = DEFAULT.gateway_open_attempt(payment, **self.fresh())
-            network.gateway.put(payment)
         commit = Commit(payment.txn, payment.legs, payment.expires_at_s, payment.epoch)
         network.send(network.coordinator.life, network.coordinator.commit, commit)
-        network.heap.after(ASK_AGAIN_S, _if_alive, life, life.number, self.begin, (payment,))
+        network.heap.after(ASK_AGAIN_S, if_alive, life, life.number, self.begin, (payment,))
 
     def answered(self, answer: Answer, epoch: int) -> None:
         """The coordinator has spoken."""
@@ -197,7 +217,7 @@ class CommitProtocol:
         elif following.state is State.PREPARING:
             self.begin(following)
         elif following.state is State.QUEUED:
-            self._network.heap.after(REDRIVE_S, self.begin, following)
+            self._network.queue(following)
 
 
 class IndependentCalls:
@@ -228,7 +248,7 @@ class IndependentCalls:
         # The answer is for whoever called: a gateway that has crashed since waits for none.
         life = network.gateway.life
         answer = partial(
-            network.heap.after, TRANSIT_S, _if_alive, life, life.number, self._call, (payment, steps)
+            network.heap.after, TRANSIT_S, if_alive, life, life.number, self._call, (payment, steps)
         )
         bank = network.banks["boreal" if step == self._credit else "alpine"]
         network.send(bank.life, _do_and_answer, step, payment.payment, answer)
@@ -305,13 +325,15 @@ class CoordinatorNode:
                     self._network.send(gateway.life, gateway.mover.answered, answer, self.life.number)
                 case SetTimer():
                     self._network.heap.after(
-                        effect.delay_s, _if_alive, self.life, self.life.number, self._fire, (effect,)
+                        effect.delay_s, if_alive, self.life, self.life.number, self._fire, (effect,)
                     )
 
     def _fire(self, timer: SetTimer) -> None:
         self._perform(self._core.timer(timer.kind, timer.txn, timer.tries))
 
     def _send(self, bank: str, message: Prepare | Decide) -> None:
+        if bank in self._network.down:
+            return
         node = self._network.banks[bank]
         self._network.send(node.life, receive, self._network, node, message)
 

@@ -110,7 +110,7 @@ class SimStore(Store):
             if wrote and armed and armed.point is CommitPoint.BEFORE and armed.reached():
                 host.die_of(armed)
                 raise NodeDied
-            if host.step("before a write" if wrote else "before a read"):
+            if host.steps and host.step("before a write" if wrote else "before a read"):
                 raise NodeDied
             return result
 
@@ -121,7 +121,7 @@ class SimStore(Store):
                 await asyncio.sleep(0)  # from which a dead node's code never comes back
             else:
                 host.die_soon_of(armed)
-        if host.step("after a write" if wrote else "after a read"):
+        if host.steps and host.step("after a write" if wrote else "after a read"):
             await asyncio.sleep(0)  # the same
         return result
 

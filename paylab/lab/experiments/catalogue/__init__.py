@@ -7,6 +7,8 @@ from paylab.lab.experiments.catalogue.duplicates import DUPLICATES
 from paylab.lab.experiments.catalogue.duplicates_network import DUPLICATES_NETWORK
 from paylab.lab.experiments.catalogue.ejection import EJECTION
 from paylab.lab.experiments.catalogue.herding import HERDING
+from paylab.lab.experiments.catalogue.recovery import RECONNECTION, RECOVERY
+from paylab.lab.experiments.catalogue.retry_storm import RETRY_STORM
 from paylab.lab.experiments.catalogue.supermarket import SUPERMARKET
 from paylab.lab.experiments.catalogue.utilisation import UTILISATION
 from paylab.lab.experiments.experiments import Experiment
@@ -20,5 +22,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     BACKOFF,
     DUPLICATES,
     DUPLICATES_NETWORK,
+    RECOVERY,
+    RECONNECTION,
+    RETRY_STORM,
     AUTH_ERRORS,
 )
