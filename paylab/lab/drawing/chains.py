@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from paylab.core.log_chain import START, Entry, Head, Verdict, verify
 from paylab.core.money import Money
+from paylab.errors import InvalidRequest
 from paylab.lab.drawing import svg
 from paylab.pb import transaction_logger_pb2 as pb
 
@@ -93,7 +94,7 @@ def _event(entry: Entry) -> tuple[str, str]:
     try:
         event = pb.LogEvent.FromString(entry.event)
         return event.state or "?", str(Money(event.money.amount_minor, event.money.currency))
-    except (DecodeError, ValueError):
+    except (DecodeError, InvalidRequest):
         return "no event", "any more"
 
 
@@ -150,6 +151,7 @@ def _pin(head: Head) -> str:
         return ""
     left, top = _corner(head.index)
     text = f"kept: {head.hash.hex()[:HEX_SHOWN]}…"
-    x, y = left + 34, top - 8
+    # In the first column the link from the row above comes down beside it.
+    x, y = left + (34 if head.index % COLUMNS == 1 else 8), top - 8
     pin = svg.path([(x - 4, y - 4), (x + 4, y - 4), (x, y + 6)]) + "z"
     return svg.element("path", d=pin, class_="pin") + svg.label(text, x + 9, y, class_="kept")
