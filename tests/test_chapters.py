@@ -46,6 +46,13 @@ SWITCHES = {
         "real = network.filled\n"
         "network.filled = lambda mine: real({'gateway.open_attempt': keyless, **mine})"
     ),
+    # A hash covers its own event and nothing before it.
+    "07": (
+        "from hashlib import sha256\n"
+        "import paylab.lab.logbook, paylab.nodes.log_sink\n"
+        "for module in (paylab.core.log_chain, paylab.lab.logbook, paylab.nodes.log_sink):\n"
+        "    module.chained = lambda previous, event: sha256(event).digest()"
+    ),
     "08": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
 }
 

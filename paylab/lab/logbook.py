@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from paylab.core.log_chain import START, Head, Verdict, chained
+from paylab.core.log_chain import START, Entry, Head, Verdict, chained
 from paylab.core.money import Money
 from paylab.errors import LabError
 from paylab.lab.checking.ledger_checks import read_books
@@ -20,6 +20,8 @@ from paylab.pb import transaction_logger_pb2_grpc as pb_grpc
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from paylab.lab.drawing.chains import Chain
 
 T = TypeVar("T")
 PAGE = 1_000
@@ -56,6 +58,13 @@ class Logbook:
         heads = [pb.LogHead(index=head.index, hash=head.hash) for head in kept]
         found = self._ask(self._verify(pb.VerifyRequest(kept=heads)))
         return Verdict(Head(found.head.index, found.head.hash), found.broken_at, found.why)
+
+    def chain(self, *kept: Head) -> "Chain":
+        """The chain as it stands on the logger's disk, as a picture, beside heads that were `kept`."""
+        from paylab.lab.drawing import chains  # noqa: PLC0415 - only for drawing
+
+        rows = self._world.rows(STORE, 'SELECT "index", event, hash FROM entries ORDER BY "index"')
+        return chains.chain([Entry(*row) for row in rows], kept=kept, badge=self._world.badge)
 
     def follow(self, start: int = 1) -> Generator[pb.LogEntry, None, None]:
         """Yield entries from index `start` on, and each one to come as soon as it is durable."""

@@ -43,13 +43,11 @@ class LateKeys:
         """Whatever is not about keys is as it was."""
         return getattr(self._payments, name)
 
-    async def claim(self, wanted: Payment) -> tuple[Payment, bool]:
+    async def claim(self, wanted: Payment) -> Any:
         """Find a payment that has ended under this key; otherwise begin another one."""
         same_key = (PAYMENTS.c.caller == wanted.caller) & (PAYMENTS.c.key == wanted.key)
-        ended = await self._payments.store.rows(select(PAYMENTS.c.payment).where(same_key))
-        if ended:
-            found: Payment = await self._payments.read(ended[0].payment)  # type: ignore[assignment] # it is there
-            return found, False
+        if await self._payments.store.rows(select(PAYMENTS.c.payment).where(same_key)):
+            return await self._payments.claim(wanted)
         self._keys[wanted.payment] = wanted.key
         return await self._payments.claim(replace(wanted, key=f"none yet, {wanted.payment}"))
 
