@@ -2,6 +2,7 @@ import { h, s, write, begin, Frames, Ears } from "./panel.js";
 
 const WIDE = 320, HIGH = 118, LEFT = 34, RIGHT = 6, TOP = 8, BOTTOM = 16;
 const HERE_EVERY_MS = 2000;
+const AXES = [5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600];
 const PHASES = { ready: "Ready.", sending: "Sending", ending: "Waiting for the last payments …", done: "Done" };
 const NUMBER = new Intl.NumberFormat("en");
 
@@ -206,8 +207,9 @@ function render({ model, el }) {
     const marks = model.get("marks");
     const share = model.get("progress");
     const last = points.length ? points[points.length - 1][0] : 0;
-    // While it runs the axis is as long as the load will be, so that nothing jumps.
-    const end = Math.max(1, last, phase === "sending" ? model.get("duration_s") : 0);
+    // While it runs the axis grows in steps, so that nothing creeps.
+    const whole = model.get("duration_s");
+    const end = phase === "sending" ? AXES.find((s) => s >= Math.min(last, whole)) || last : Math.max(1, last);
     const at = pointed == null ? -1 : nearest(points, pointed * end);
     for (const chart of charts) chart.draw(points, marks, end, at);
     bar.style.width = `${(100 * share).toFixed(1)}%`;
