@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from paylab.core.coordinator import Coordinator
     from paylab.lab.drawing.timeline import Timeline
+    from paylab.lab.drawing.traffic import TrafficGraph
     from paylab.lab.load import Load
     from paylab.lab.panels.ledger_table import LedgerTable
     from paylab.lab.panels.network_panel import NetworkPanel
@@ -410,6 +411,15 @@ class Lab:
         from paylab.lab.drawing import graphs  # noqa: PLC0415 - networkx takes long to import
 
         return graphs.network_graph(self)
+
+    def traffic(self, last: float | str = "1 h", *, paying: bool = False) -> "TrafficGraph":
+        """The calls of the last while as a networkx graph: rates, latencies and failures of every edge.
+
+        `paying` leaves only the calls that bring payments to the ledgers (`paylab.lab.drawing.traffic`).
+        """
+        from paylab.lab.drawing import traffic  # noqa: PLC0415 - networkx takes long to import
+
+        return traffic.traffic_graph(self, last_s=seconds(last), paying=paying)
 
     def panel(self) -> "NetworkPanel":
         """The live network: watch payments travel, click nodes and edges to break them. One for each lab."""

@@ -127,7 +127,7 @@ def test_a_page_that_goes_takes_its_load_with_it(
     asks(panel, "page", page="second", here=False)
     eventually(lambda: load.done)
     load = lab.load(10, "1 h")
-    panel._pages["third"] = time.monotonic() - workload_panel.SILENT_S - 1
+    panel._pages["third"] = time.monotonic() - workload_panel.SILENT_WITHOUT_SUBSHELLS_S - 1
     eventually(lambda: load.done)
     load = lab.load(10, "1 h")
     panel.close()

@@ -66,7 +66,7 @@ def _chart(
         return box.left + wide * seconds / end_s, box.bottom - high * value / most
 
     parts = [
-        svg.label(f"{name} ({unit})", box.left, box.top - 9),
+        svg.label(f"{name} ({unit})" if unit else name, box.left, box.top - 9),
         svg.element("path", d=svg.path([(box.left, box.top), (box.right, box.top)]), class_="axis"),
         svg.element("path", d=svg.path([(box.left, box.bottom), (box.right, box.bottom)]), class_="axis"),
         svg.label(f"{most:g}", box.left - 4, box.top, text_anchor="end", class_="quiet"),

@@ -226,14 +226,14 @@ TEXT_OF_ROLE = {
 }
 
 
-def network_graph(lab: "Lab") -> NetworkGraph:
-    """The lab's nodes and clients, and the calls so far between them."""
+def network_graph(lab: "Lab", *, clients_max: int = CLIENTS_MAX) -> NetworkGraph:
+    """The lab's nodes and clients, and the calls so far between them; very many clients as one node."""
     graph = NetworkGraph(badge=lab.badge)
     calls = dict(lab.history.calls)
     known = {*lab.nodes, OPERATOR.node}
     clients = sorted({name for pair in calls for name in pair if name not in known})
     shown = {name: name for name in clients}
-    if len(clients) > CLIENTS_MAX:
+    if len(clients) > clients_max:
         shown = dict.fromkeys(clients, f"{len(clients):,} clients")
     if any(OPERATOR.node in pair for pair in calls):
         _add(graph, OPERATOR.node, OPERATOR.role)

@@ -1,7 +1,8 @@
 import { h, s, write, begin, Frames, Ears } from "./panel.js";
 
 const WIDE = 320, HIGH = 118, LEFT = 34, RIGHT = 6, TOP = 8, BOTTOM = 16;
-const HERE_EVERY_MS = 20000;
+const HERE_EVERY_MS = 2000;
+const AXES = [5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600];
 const PHASES = { ready: "Ready.", sending: "Sending", ending: "Waiting for the last payments …", done: "Done" };
 const NUMBER = new Intl.NumberFormat("en");
 
@@ -206,8 +207,9 @@ function render({ model, el }) {
     const marks = model.get("marks");
     const share = model.get("progress");
     const last = points.length ? points[points.length - 1][0] : 0;
-    // While it runs the axis is as long as the load will be, so that nothing jumps.
-    const end = Math.max(1, last, phase === "sending" ? model.get("duration_s") : 0);
+    // While it runs the axis grows in steps, so that nothing creeps.
+    const whole = model.get("duration_s");
+    const end = phase === "sending" ? AXES.find((s) => s >= Math.min(last, whole)) || last : Math.max(1, last);
     const at = pointed == null ? -1 : nearest(points, pointed * end);
     for (const chart of charts) chart.draw(points, marks, end, at);
     bar.style.width = `${(100 * share).toFixed(1)}%`;
@@ -239,19 +241,40 @@ function render({ model, el }) {
 
   // The kernel stops a load that nobody looks at any more.
   const here = () => ask("page", { page, here: true });
-  const gone = () => ask("page", { page, here: false });
+  const gone = () => {
+    try {
+      ask("page", { page, here: false });
+    } catch {
+      // A notebook that closes has let go of its kernel, which hears our silence.
+    }
+  };
   here();
-  const beat = setInterval(() => model.get("phase") === "sending" && here(), HERE_EVERY_MS);
+  const quiet = every(HERE_EVERY_MS, () => model.get("phase") === "sending" && here());
   addEventListener("pagehide", gone);
 
   return () => {
     gone();
-    clearInterval(beat);
+    quiet();
     removeEventListener("pagehide", gone);
     sized.disconnect();
     frames.stop();
     ears.stop();
     undo();
+  };
+}
+
+/** Call back every so often, also in a page in the background, whose own timers rest; returns what ends it. */
+function every(ms, callback) {
+  const source = new Blob([`setInterval(() => postMessage(0), ${ms})`], { type: "text/javascript" });
+  const address = URL.createObjectURL(source);
+  const worker = new Worker(address);
+  let timer = 0;
+  worker.onmessage = callback;
+  worker.onerror = () => { timer = timer || setInterval(callback, ms) };
+  return () => {
+    worker.terminate();
+    clearInterval(timer);
+    URL.revokeObjectURL(address);
   };
 }
 

@@ -25,9 +25,11 @@ BALANCER = "bank-lb"
 TELL_S = 0.25
 # More points than this are thinned out: a chart is about as many pixels wide.
 POINTS_MAX = 240
-# A page says so often that it is there; one that said it is gone, or nothing for so long, sees no load.
+# A page that said that it is gone may be back within this time. One that says nothing for so long is gone,
+# too; where a busy cell keeps the kernel from hearing, it takes longer to be sure.
 GONE_S = 5.0
-SILENT_S = 90.0
+SILENT_S = 15.0
+SILENT_WITHOUT_SUBSHELLS_S = 300.0
 ACTIONS = ("crash", "restart", "pause", "resume", "drain", "serve")
 # A row of `points`: seconds, payments a second that became due, ended well and failed; three latencies in ms;
 # payments under way, waiting and queued; errors in percent.
@@ -72,6 +74,8 @@ class WorkloadPanel(Panel):
         # When each page that shows the panel last said so.
         self._pages: dict[str, float] = {}
         super().__init__(lab, **settings)
+        hears = hasattr(self.comm, "_reply_subshell_for")
+        self._silent_s = SILENT_S if hears else SILENT_WITHOUT_SUBSHELLS_S
         if self.comm is not None:
             self.comm.on_close(lambda _: self.stop())
 
@@ -215,7 +219,7 @@ class WorkloadPanel(Panel):
             self.points = _points(load.ticks)
         self.marks = [[round(at_s, 2), what] for at_s, what in load.marks]
         if not load.done:
-            if self._pages and min(time.monotonic() - seen for seen in self._pages.values()) > SILENT_S:
+            if self._pages and time.monotonic() - max(self._pages.values()) > self._silent_s:
                 load.stop()
             self.wake(TELL_S)
 
