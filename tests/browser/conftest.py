@@ -96,21 +96,23 @@ Open = Callable[..., list[str]]
 
 
 @pytest.fixture
-def open_notebook(page: Page, jupyter: str) -> Open:
+def open_notebook(page: Page, jupyter: str) -> Iterator[Open]:
     """Opens a notebook of the folder `notebooks`; returns a list to which its page's complaints are added."""
 
     def opened(name: str) -> list[str]:
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-        page.goto(f"{jupyter}/lab/tree/notebooks/{name}?token={TOKEN}")
+        # A workspace of its own does not open again what an earlier test had open.
+        page.goto(f"{jupyter}/lab/workspaces/{Path(name).stem}/tree/notebooks/{name}?token={TOKEN}")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         # What is asked before the kernel answers is not run.
         page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
         return complaints
 
-    return opened
+    yield opened
+    page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
 
 
 @pytest.fixture
