@@ -1,5 +1,6 @@
 """The welcome chapter as a reader sees it: JupyterLab in a browser, every cell run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
-TOKEN = "reader"
 
 # Label boxes of the last network graph in the page, its outputs' widths, and the counts at its edges.
 MEASURE = """
@@ -35,22 +35,13 @@ def overlaps(a: dict[str, Any], b: dict[str, Any]) -> bool:
     )
 
 
-def open_and_run(page: Page, address: str, notebook: str) -> list[str]:
-    """Open a chapter, run every cell, and return what the browser's console complained about."""
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(f"{address}/lab/tree/notebooks/{notebook}?token={TOKEN}")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    # What is asked before the kernel answers is not run.
-    page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    return complaints
-
-
 @pytest.mark.browser
-def test_the_welcome_chapter_runs_and_its_graph_is_readable(page: Page, jupyter: str) -> None:
+def test_the_welcome_chapter_runs_and_its_graph_is_readable(
+    page: Page, open_notebook: Callable[..., list[str]]
+) -> None:
     """Twelve labelled nodes, at least ten counted edges, no label over another, nothing too wide."""
-    complaints = open_and_run(page, jupyter, "00_welcome.ipynb")
+    complaints = open_notebook("00_welcome.ipynb")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     page.wait_for_selector("text=came true", timeout=150_000)
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     seen = page.evaluate(MEASURE)

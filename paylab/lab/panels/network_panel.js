@@ -157,6 +157,7 @@ class Stage {
 
   /** Draw one moment; false when nothing is left that moves. */
   draw(now) {
+    this.colours();
     const { context, canvas } = this;
     const ratio = window.devicePixelRatio || 1;
     const box = canvas.getBoundingClientRect();
@@ -687,7 +688,6 @@ function render({ model, el }) {
   ears.on("change:ended", end);
   ears.on("msg:custom", (message) => {
     if (message.journeys && !calm && frames.visible) {
-      player.colours();
       for (const journey of message.journeys) player.add(journey, performance.now());
       frames.wake();
     }
