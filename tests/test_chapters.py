@@ -36,6 +36,8 @@ SWITCHES = {
     ),
     "03": "from paylab.nodes.server_pool import ServerPool\nServerPool.able = lambda *_: True",
     "04": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
+    # Every retry is allowed.
+    "06": "from paylab.core.retries import RetryBudget\nRetryBudget.allows = lambda *_, **__: True",
     "08": "import paylab.lab.planted_bugs as bugs\nbugs.planted = lambda name: {}",
 }
 
