@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # only drawing needs it
 Case = int
 HINTS_MAX = 3
 # Chapters that have exercises.
-CHAPTERS = ("01", "02", "03", "04", "05", "07", "08")
+CHAPTERS = ("01", "02", "03", "04", "05", "06", "07", "08")
 # The seeds of a notebook. A teacher judges with others.
 SEEDS = (1, 2, 3)
 
