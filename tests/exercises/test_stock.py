@@ -70,3 +70,16 @@ def test_an_untouched_starter_is_not_attempted(exercise: Exercise) -> None:
     assert not report.attempted
     assert (report.score, report.points(10)) == (0.0, 0.0)
     assert "not attempted yet" in str(report)
+
+
+FIRST_WRONG = [next(row for row in WRONG if row[0] == exercise.id) for exercise in EXERCISES]
+
+
+@pytest.mark.parametrize(("exercise", "mine", "check"), FIRST_WRONG, ids=names(FIRST_WRONG))
+def test_a_failure_is_shown_again_from_its_postcard(exercise: str, mine: Any, check: str) -> None:
+    """The answers travel, and with them the same case and the same words."""
+    report = paylab.judge(exercise, mine)
+    assert report.failure is not None
+    assert report.failure.name == check
+    assert report.failure.finding is not None
+    assert report.failure.finding.so in str(paylab.replay(report.postcard()))

@@ -17,13 +17,14 @@ from paylab.core.ledger import Account, refusal
 from paylab.core.messages import Leg
 from paylab.core.money import Money
 from paylab.core.payment import Operation, Payment
+from paylab.core.retry_schedule import RetrySchedule
 from paylab.errors import KeyReused, LabError, WrongState
 from paylab.lab import faults
 from paylab.lab.campaigns.campaign_checks import waiting
 from paylab.nodes.client import PaymentClient
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.host import Host
-from paylab.nodes.offline_queue import OfflineQueue, RetrySchedule
+from paylab.nodes.offline_queue import OfflineQueue
 from tests.lab.merchant_model import Made, Model
 
 BANKS = ("alpine", "boreal")
