@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paylab.core.idempotency import KEY_LENGTH_MAX, check_request, fingerprint, same_request
+from paylab.core.idempotency import KEY_LENGTH_MAX, check_request, fingerprint, frozen, same_request
 from paylab.core.money import AMOUNT_MINOR_MAX, Money
-from paylab.core.payment import Payment, State
+from paylab.core.payment import TERMINAL, Payment, State
 from paylab.errors import InvalidRequest, KeyReused
 
 EUR = Money(1250, "EUR")
@@ -43,6 +43,20 @@ def test_a_fingerprint_is_the_same_in_every_process() -> None:
     """It is stored for ever, so its value must never change."""
     made = fingerprint(payer="alpine/alice", payee="boreal/bob", money=EUR)
     assert made == "bb76f010b0339dd8c29afd9267be2c8e5a572651618ab4f3788f659475d65008"
+
+
+def test_another_operation_is_another_request() -> None:
+    """A capture of the same amount between the same accounts is no payment, nor a capture of another."""
+    kinds = [(), ("CAPTURE", "p1", 0.0), ("CAPTURE", "p2", 0.0), ("REFUND", "p1", 0.0)]
+    assert len({fingerprint(payer="a/x", payee="b/y", money=EUR, operation=kind) for kind in kinds}) == 4
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_keys_time_runs_from_the_end(state: State) -> None:
+    """What is not terminal keeps its key for ever."""
+    after = frozen(payment(state=state), now=100.0, retention_s=60.0)
+    assert after.key_until_s == (160.0 if state in TERMINAL else 0.0)
+    assert replace(after, key_until_s=0.0) == payment(state=state)
 
 
 def test_the_same_request_gets_the_saved_payment() -> None:

@@ -1,13 +1,28 @@
 """The ledger: postings sum to zero, holds come off again, nothing is overdrawn."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paylab.core.ledger import CLEARING, FUNDING, Account, hold, post, posting, refusal, release
-from paylab.core.messages import Leg
+from paylab.core.ledger import (
+    CLEARING,
+    FUNDING,
+    HOLD_TRANSITIONS,
+    Account,
+    Hold,
+    HoldState,
+    expirations,
+    hold,
+    post,
+    posting,
+    refusal,
+    release,
+    settle,
+)
+from paylab.core.messages import HoldOrder, Leg, Verb
 from paylab.core.money import Money
 
 AMOUNTS = st.integers(-1_000, 1_000)
@@ -107,3 +122,120 @@ def test_no_sequence_overdraws(opening_minor: int, steps: list[tuple[str, int]])
             account = post(release(account, taken), taken)
         assert account.available_minor >= 0
         assert account.held_minor == sum(max(0, -held.money.amount_minor) for held in holds)
+
+
+# Authorisations -------------------------------------------------------------------------------------
+
+
+def ordered(verb: Verb, amount_minor: int, expires_at_s: float = 10.0) -> Leg:
+    return Leg("alpine", "alice", Money(amount_minor, "EUR"), HoldOrder(verb, "a1", expires_at_s))
+
+
+def authorised(left_minor: int = 60, state: HoldState = HoldState.OPEN) -> Account:
+    """An account of 100 of which an authorisation holds so much."""
+    return Account("alice", "EUR", 100, held_minor=left_minor, holds=(Hold("a1", left_minor, 10.0, state),))
+
+
+def carried_out(account: Account, of: Leg) -> Account:
+    assert not refusal(account, of)
+    return settle(hold(account, of), of)
+
+
+def test_an_authorisation_holds_and_moves_nothing() -> None:
+    """The prepared hold becomes the authorisation's own; the payee's side changes nothing."""
+    place = ordered(Verb.PLACE, -60)
+    assert not place.moves
+    assert carried_out(Account("alice", "EUR", 100), place) == authorised()
+    assert carried_out(Account("alice", "EUR"), ordered(Verb.PLACE, 60)) == Account("alice", "EUR")
+
+
+def test_a_capture_takes_over_the_hold_and_posts_it() -> None:
+    """While it is prepared the same amount is held, but no longer by the authorisation."""
+    take = ordered(Verb.TAKE, -40)
+    prepared = hold(authorised(), take)
+    assert (prepared.held_minor, prepared.holds[0].left_minor) == (60, 20)
+    assert settle(prepared, take) == Account("alice", "EUR", 60, held_minor=20, holds=(Hold("a1", 20, 10.0),))
+    assert release(prepared, take) == authorised()
+
+
+def test_a_void_gives_back_what_is_left() -> None:
+    """Nothing is posted, and the authorisation is closed; an aborted void changes nothing."""
+    free = ordered(Verb.FREE, -60)
+    assert not free.moves
+    assert carried_out(authorised(), free) == replace(authorised(0, HoldState.VOIDED), posted_minor=100)
+    assert release(hold(authorised(), free), free) == authorised()
+
+
+def test_what_is_taken_over_does_not_expire() -> None:
+    """Only the rest is let go of; and a capture that is aborted after that gives nothing back."""
+    take = ordered(Verb.TAKE, -40)
+    prepared = hold(authorised(), take)
+    assert expirations(prepared, now=9.9) == []
+    [(gone, left)] = expirations(prepared, now=10.0)
+    assert gone.left_minor == 20
+    assert (left.held_minor, left.holds) == (40, (Hold("a1", 0, 10.0, HoldState.EXPIRED),))
+    assert settle(left, take).posted_minor == 60
+    assert release(left, take).held_minor == 0
+    assert expirations(left, now=99.0) == []
+
+
+@pytest.mark.parametrize(
+    ("account", "of", "reason"),
+    [
+        (authorised(), ordered(Verb.TAKE, -61), "AUTHORISATION_CLOSED"),
+        (authorised(), ordered(Verb.TAKE, -60), ""),
+        (Account("alice", "EUR", 100), ordered(Verb.TAKE, -1), "AUTHORISATION_CLOSED"),
+        (authorised(0, HoldState.VOIDED), ordered(Verb.TAKE, -1), "AUTHORISATION_CLOSED"),
+        (authorised(0, HoldState.VOIDED), ordered(Verb.FREE, -1), "AUTHORISATION_CLOSED"),
+        (authorised(0, HoldState.EXPIRED), ordered(Verb.TAKE, -1), "AUTHORISATION_EXPIRED"),
+        (authorised(), leg(-41), "INSUFFICIENT_FUNDS"),
+        (authorised(), ordered(Verb.PLACE, -41), "INSUFFICIENT_FUNDS"),
+        (replace(authorised(), closed=True), ordered(Verb.TAKE, -1), "ACCOUNT_CLOSED"),
+        (replace(authorised(), closed=True), ordered(Verb.FREE, -60), ""),
+    ],
+)
+def test_reasons_to_refuse_an_order(account: Account, of: Leg, reason: str) -> None:
+    """A bank captures only what is held, and gives back what is held on a closed account, too."""
+    assert refusal(account, of) == reason
+
+
+def test_a_hold_ends_once() -> None:
+    """Nothing leads out of VOIDED and EXPIRED."""
+    assert {state for state, _ in HOLD_TRANSITIONS} == {None, HoldState.OPEN}
+    with pytest.raises(KeyError):
+        Hold("a1", 0, 10.0, HoldState.EXPIRED).after("voided")
+
+
+@given(
+    st.integers(0, 300),
+    st.lists(
+        st.tuples(
+            st.sampled_from(Verb) | st.none(), st.integers(1, 120), st.sampled_from("sa"), st.booleans()
+        ),
+        max_size=30,
+    ),
+)
+def test_no_sequence_of_orders_overdraws(
+    opening_minor: int, steps: list[tuple[Verb | None, int, str, bool]]
+) -> None:
+    """Two transactions at most prepared at a time, settled or aborted, and time passing in between.
+
+    Never is more held than there is; what is held is what is prepared and what authorisations have left.
+    """
+    account, now, prepared = Account("alice", "EUR", opening_minor), 0.0, list[Leg]()
+    for n, (verb, amount_minor, end, later) in enumerate(steps):
+        now += 4.0 if later else 0.0
+        for _, after in expirations(account, now=now):
+            account = after
+        name = f"a{n if verb is Verb.PLACE else n // 2}"
+        order = HoldOrder(verb, name, now + 5.0) if verb else None
+        wanted = Leg("alpine", "alice", Money(-amount_minor, "EUR"), order)
+        if not refusal(account, wanted):
+            account = hold(account, wanted)
+            prepared.append(wanted)
+        if len(prepared) > 1:
+            account = (settle if end == "s" else release)(account, prepared.pop(0))
+        left_minor = sum(each.left_minor for each in account.holds)
+        assert account.held_minor == left_minor + sum(each.debit_minor for each in prepared)
+        assert 0 <= account.held_minor <= account.posted_minor
+        assert all(not each.left_minor for each in account.holds if each.state is not HoldState.OPEN)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paylab.core.ledger import CLEARING, Account
-from paylab.core.messages import Ack, Decide, Inquire, Leg, Prepare, Txn, Vote
+from paylab.core.messages import Ack, Decide, HoldOrder, Inquire, Leg, Prepare, Txn, Verb, Vote
 from paylab.core.money import Money
-from paylab.core.participant import Change, State, Transaction, decide, inquire, prepare
+from paylab.core.participant import Change, State, Transaction, decide, inquire, prepare, superseded
 
 TXN = Txn("p1", 1)
 
@@ -167,6 +167,35 @@ def test_legs_of_one_transaction_share_the_funds() -> None:
     bank = Bank(alice=100)
     vote = bank.prepare(Prepare(TXN, (leg(-60), leg(-60))))
     assert vote == Vote(TXN, yes=False, reason="INSUFFICIENT_FUNDS")
+
+
+def test_a_later_attempt_says_that_the_earlier_ones_are_aborted() -> None:
+    """Only those of the same payment that are prepared; an older attempt says nothing of a newer one."""
+    bank = Bank(alice=100)
+    for txn in (Txn("p1", 1), Txn("p1", 2), Txn("p2", 1)):
+        bank.prepare(Prepare(txn, (leg(-20),)))
+    bank.decide(Decide(Txn("p1", 1), commit=False))
+    rows = list(bank.rows.values())
+    assert superseded(rows, Prepare(Txn("p1", 3), ())) == [Decide(Txn("p1", 2), commit=False)]
+    assert superseded(rows, Prepare(Txn("p1", 2), ())) == []
+    assert superseded(rows, Prepare(Txn("p2", 1), ())) == []
+
+
+def test_an_authorisation_is_prepared_and_posts_nothing() -> None:
+    """Its hold stays through the commit, and a capture in one phase takes it in one write."""
+    bank = Bank(alice=100, shop=0)
+    place, take = (HoldOrder(verb, "p1", 9.0) for verb in (Verb.PLACE, Verb.TAKE))
+    authorise = Prepare(TXN, (Leg("alpine", "alice", Money(-60, "EUR"), place),))
+    assert bank.prepare(authorise).yes
+    assert bank.decide(Decide(TXN, commit=True)).ok
+    assert (bank.accounts["alice"].posted_minor, bank.accounts["alice"].held_minor) == (100, 60)
+    assert not any(change.lines for change in bank.changes)
+    legs = (Leg("alpine", "alice", Money(-50, "EUR"), take), leg(50, "shop"))
+    assert bank.prepare(Prepare(Txn("p2", 1), legs, one_phase=True)).yes
+    assert (bank.accounts["alice"].posted_minor, bank.accounts["alice"].held_minor) == (50, 10)
+    assert bank.accounts["shop"].posted_minor == 50
+    too_much = bank.prepare(Prepare(Txn("p3", 1), legs, one_phase=True))
+    assert too_much == Vote(Txn("p3", 1), yes=False, reason="AUTHORISATION_CLOSED")
 
 
 MESSAGES = st.one_of(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paylab.core.messages import DECLINE_REASONS, Answer, Leg, Outcome, Txn
+from paylab.core.messages import DECLINE_REASONS, Answer, HoldOrder, Leg, Outcome, Txn, Verb
 from paylab.core.money import Money
 from paylab.core.payment import (
     AGAIN_REASONS,
@@ -16,6 +16,7 @@ from paylab.core.payment import (
     SHORT,
     TERMINAL,
     TRANSITIONS,
+    Operation,
     Payment,
     State,
     cancel,
@@ -176,6 +177,22 @@ def test_legs_sum_to_zero() -> None:
         Leg("alpine", "alice", Money(-1250, "EUR")),
         Leg("boreal", "bob", Money(1250, "EUR")),
     )
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_each_operation_has_its_orders(operation: Operation) -> None:
+    """Both banks take part in every one; only what moves money has legs that are posted."""
+    made = replace(payment(), operation=operation, about="p0", authorised_until_s=9.0)
+    debit, credit = made.legs
+    assert (debit.bank, credit.bank) == ("alpine", "boreal")
+    assert debit.money == -credit.money
+    moves = operation not in (Operation.AUTHORISE, Operation.VOID)
+    assert (debit.moves, credit.moves) == (moves, moves)
+    assert debit.hold == {
+        Operation.AUTHORISE: HoldOrder(Verb.PLACE, "p1", 9.0),
+        Operation.CAPTURE: HoldOrder(Verb.TAKE, "p0"),
+        Operation.VOID: HoldOrder(Verb.FREE, "p0"),
+    }.get(operation)
 
 
 def test_an_account_name_may_not_change_the_bank() -> None:

@@ -55,6 +55,49 @@ def test_a_payment_is_told_from_its_request_to_the_log(
     assert order == sorted(order)
 
 
+def test_what_follows_a_payment_is_told(lab: paylab.Lab, alice: LabClient, bob: LabClient) -> None:
+    """Who asked for what, what banks promised, and what became of hold and money."""
+    held = alice.authorise(bob, "20.00 EUR", key="h")
+    captured = bob.capture(held, "5.00 EUR", key="c")
+    refunded, voided = bob.refund(captured, key="r"), bob.void(held, key="v")
+    said = {
+        held: (
+            'alice asked to set 20.00 EUR of alpine/alice aside for boreal/bob, with the key "h".',
+            "put 20.00 EUR of alpine/alice on hold",
+            "found boreal/bob fit to be paid 20.00 EUR",
+            "the hold stays until a capture, a void or its expiry",
+        ),
+        captured: (
+            f'bob asked to capture 5.00 EUR of authorisation {held.payment}, with the key "c".',
+            "took 5.00 EUR over that an authorisation has on hold on alpine/alice",
+            "the hold became a debit",
+        ),
+        refunded: (
+            f'bob asked to refund all that is left of payment {captured.payment}, with the key "r".',
+            "put 5.00 EUR of boreal/bob on hold",
+        ),
+        voided: (
+            f'bob asked to give back what is left of authorisation {held.payment}, with the key "v".',
+            "took 15.00 EUR over that an authorisation has on hold on alpine/alice",
+            "what was on hold is free again",
+        ),
+    }
+    for receipt, parts in said.items():
+        story = told(lab, receipt)
+        assert all(part in story for part in parts), story
+        assert ("posted" in story) is (receipt in (captured, refunded))
+
+
+def test_an_expiry_is_told(lab: paylab.Lab, alice: LabClient) -> None:
+    """It belongs to the story of the authorisation; inside one bank all was done in a step."""
+    shop = lab.client("shop", bank="alpine")
+    held = alice.authorise(shop, "20.00 EUR", lifetime_s=0.001)
+    assert alice.pay(shop, "1.00 EUR").state == "COMMITTED"
+    story = told(lab, held)
+    assert "set the money aside in a single step" in story
+    assert "let go of what was still on hold" in story
+
+
 def test_a_repeated_key_is_told(lab: paylab.Lab, alice: LabClient, bob: LabClient) -> None:
     """The same key gives the same receipt and charges nothing."""
     alice.pay(bob, "1.00 EUR", key="twice")

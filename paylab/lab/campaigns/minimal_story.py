@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from paylab.lab.checking.history import is_gateway
 from paylab.lab.drawing.facts import FACT_KINDS, Call, Fact, pair_calls
 from paylab.lab.drawing.stories import Story
 from paylab.lab.judging.missteps import Misstep, missteps
@@ -144,7 +145,7 @@ class _Teller:
         if event.node == "coordinator":
             forced = event.kind is Kind.FORCED_WRITE
             return (6, f"the coordinator forced {fact.word} {fact.txn} to its log.") if forced else None
-        if event.node == "gateway":
+        if is_gateway(event.node):
             return (5, f"the gateway wrote down that {event.detail}.") if event.kind is Kind.STATE else None
         return self._bank_fact(event, fact)
 

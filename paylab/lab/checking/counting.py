@@ -20,7 +20,7 @@ from paylab.core.coordinator import Timing
 from paylab.core.messages import Commit, Leg, Outcome, Txn
 from paylab.core.money import Money
 from paylab.lab.checking import checks
-from paylab.lab.checking.history import History
+from paylab.lab.checking.history import History, is_gateway
 from paylab.lab.lab import open_world
 from paylab.lab.network import Network
 from paylab.lab.real_world import World
@@ -38,8 +38,6 @@ CONVENTION = (
     "otherwise: J. Gray and L. Lamport (Consensus on Transaction Commit, 2006) leave acknowledgements out "
     "and let one bank begin, which makes 3N-1 messages of a commit's 4N."
 )
-# The gateway forces its own rows: they keep keys, not the protocol.
-GATEWAY = "gateway"
 BANKS_MAX = 5
 PRICE_MINOR, CURRENCY = 100, "EUR"
 OPENING_MINOR = 1_000_000
@@ -88,9 +86,12 @@ def count(history: History, payment: str) -> Count:
 
 
 def _is_of_protocol(event: Event, payment: str) -> bool:
-    """Whether a forced write is the coordinator's or a bank's: those name the transaction."""
+    """Whether a forced write is the coordinator's or a bank's: those name the transaction.
+
+    The gateway forces its own rows: they keep keys, not the protocol.
+    """
     txn = str(event.detail).rpartition(" ")[2]
-    return event.node != GATEWAY and txn.rpartition("/")[0] == payment
+    return not is_gateway(event.node) and txn.rpartition("/")[0] == payment
 
 
 def _payments(name: str) -> Callable[[Event], list[str]]:

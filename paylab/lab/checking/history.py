@@ -129,6 +129,11 @@ class History:
             writer.close()
 
 
+def is_gateway(node: str) -> bool:
+    """Whether a node of that name is one of the gateways."""
+    return node == "gateway" or node.startswith("gateway-")
+
+
 def as_dict(event: Event) -> dict[str, Any]:
     """An event as JSON types, secrets redacted."""
     entry = {

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from paylab.lab.checking.history import detail_text
+from paylab.lab.checking.history import detail_text, is_gateway
 from paylab.lab.drawing.facts import FACT_KINDS, Call, Fact, duration, in_order, pair_calls
 from paylab.nodes import wire
 from paylab.nodes.events import Event, Kind
@@ -16,7 +16,28 @@ REASONS = {
     "ACCOUNT_NOT_FOUND": "it keeps no such account",
     "ACCOUNT_CLOSED": "the account is closed",
     "CURRENCY_MISMATCH": "the account is kept in another currency",
+    "AUTHORISATION_EXPIRED": "the authorisation has expired",
+    "AUTHORISATION_CLOSED": "the authorisation does not hold that much any more",
     "BANK_UNREACHABLE": "a bank was out of reach",
+}
+
+
+# By request: which call carries it, and what becomes of a hold and of the money when it is carried out.
+_MOVES = ("posted it: the hold became a debit, the promised credit a credit", "moved the money")
+ENDS: dict[type, tuple[str, str, str]] = {
+    payment_gateway_pb2.PayRequest: ("Pay", *_MOVES),
+    payment_gateway_pb2.CaptureRequest: ("Capture", *_MOVES),
+    payment_gateway_pb2.RefundRequest: ("Refund", *_MOVES),
+    payment_gateway_pb2.AuthoriseRequest: (
+        "Authorise",
+        "carried it out: the hold stays until a capture, a void or its expiry",
+        "set the money aside",
+    ),
+    payment_gateway_pb2.VoidRequest: (
+        "Void",
+        "carried it out: what was on hold is free again",
+        "gave back what was on hold",
+    ),
 }
 
 
@@ -55,7 +76,9 @@ class _Journey:
             for fact in [Fact.of(event)]
             if fact.txn.rpartition("/")[0] == payment
         ]
-        self._pays = self._calls_of("Pay")
+        self._pays = [call for method, *_ in ENDS.values() for call in self._calls_of(method)]
+        asked = self._pays[0].sent.detail if self._pays and self._pays[0].sent else None
+        _, self._end, self._one_step = ENDS.get(type(asked), ENDS[payment_gateway_pb2.PayRequest])
         self._receipt_told = False
 
     def lines(self) -> Iterator[str]:
@@ -78,9 +101,8 @@ class _Journey:
             yield f"How payment {self._payment} began is no longer in memory."
             return
         who, request = self._pays[0].sent.node, self._pays[0].sent.detail
-        if isinstance(request, payment_gateway_pb2.PayRequest):
-            money, key = wire.money_from_pb(request.money), request.idempotency_key
-            yield f'{who} asked to pay {money} from {request.payer} to {request.payee}, with the key "{key}".'
+        if type(request) in ENDS:
+            yield f'{who} asked to {_wish(request)}, with the key "{request.idempotency_key}".'
         lost = [call for call in self._pays if call.failed]
         if lost:
             yield f"{who} got no answer to {_times(len(lost), 'call')} and asked again with the same key."
@@ -141,20 +163,21 @@ class _Journey:
             yield f"The coordinator's Prepare failed {_times(unreached, 'time')}: {status}."
 
     def _carried_out(self, facts: Sequence[tuple[Event, Fact]], *, one_phase: bool) -> Iterator[str]:
-        banks = [(event, fact) for event, fact in facts if event.node not in ("gateway", "coordinator")]
+        others = [(event, fact) for event, fact in facts if not is_gateway(event.node)]
+        banks = [(event, fact) for event, fact in others if event.node != "coordinator"]
         posted = _each(banks, Kind.FORCED_WRITE, "COMMITTED")
         aborted = [(event, fact) for event, fact in banks if not fact.reason]
         released = [] if one_phase else _each(aborted, Kind.STATE, "ABORTED")
         if posted and one_phase:
-            yield f"One bank keeps both accounts, so {_and(posted)} moved the money in a single step."
+            yield f"One bank keeps both accounts, so {_and(posted)} {self._one_step} in a single step."
         elif posted:
-            yield f"{_and(posted)} posted it: the hold became a debit, the promised credit a credit."
+            yield f"{_and(posted)} {self._end}."
         if released:
             yield f"{_and(released)} let go of what had been promised."
 
     def _saved(self, facts: Sequence[tuple[Event, Fact]]) -> Iterator[str]:
         for event, fact in facts:
-            if event.node == "gateway" and event.kind is Kind.STATE and fact.word != "PREPARING":
+            if is_gateway(event.node) and event.kind is Kind.STATE and fact.word != "PREPARING":
                 why = f" ({fact.reason})" if fact.reason else ""
                 handed = ", and handed it to the queue to try again later" if fact.word == "QUEUED" else ""
                 yield f"The gateway saved {fact.word}{why} {self._after(event)}{handed}."
@@ -174,6 +197,9 @@ class _Journey:
         if again:
             asked = "once more" if len(again) == 1 else f"{len(again)} more times"
             yield f"Asked {asked} with the same key, the gateway gave the same receipt and charged nothing."
+        for event in self._events:
+            if event.facts is not None and event.facts["at"] == "expired":
+                yield f"{event.node} let go of what was still on hold {self._after(event)}: it had expired."
         if any(event.node == "logger" and event.kind is Kind.FORCED_WRITE for event in self._events):
             yield "The logger wrote what became of it to its log."
 
@@ -233,16 +259,37 @@ def _each(facts: Sequence[tuple[Event, Fact]], kind: Kind, word: str) -> list[st
     )
 
 
+def _wish(request: Any) -> str:
+    """What a client asks for."""
+    if isinstance(request, payment_gateway_pb2.VoidRequest):
+        return f"give back what is left of authorisation {request.payment}"
+    money = wire.money_from_pb(request.money) if request.HasField("money") else "all that is left"
+    match request:
+        case payment_gateway_pb2.PayRequest():
+            return f"pay {money} from {request.payer} to {request.payee}"
+        case payment_gateway_pb2.AuthoriseRequest():
+            return f"set {money} of {request.payer} aside for {request.payee}"
+        case payment_gateway_pb2.CaptureRequest():
+            return f"capture {money} of authorisation {request.payment}"
+        case _:
+            return f"refund {money} of payment {request.payment}"
+
+
 def _promise(legs: Sequence[Any]) -> str:
     """What a yes to these legs promises."""
-    found = []
-    for leg in legs:
-        money = wire.money_from_pb(leg.money)
-        if money.amount_minor < 0:
-            found.append(f"put {-money} of {leg.bank}/{leg.account} on hold")
-        else:
-            found.append(f"noted {money} to come for {leg.bank}/{leg.account}")
-    return _and(found) or "promised its part"
+    return _and([_leg_promise(leg) for leg in legs]) or "promised its part"
+
+
+def _leg_promise(leg: Any) -> str:
+    money, account = wire.money_from_pb(leg.money), f"{leg.bank}/{leg.account}"
+    verb = leg.hold.Verb.Name(leg.hold.verb)
+    if money.amount_minor < 0:
+        if verb in ("TAKE", "FREE"):
+            return f"took {-money} over that an authorisation has on hold on {account}"
+        return f"put {-money} of {account} on hold"
+    if verb in ("PLACE", "FREE"):
+        return f"found {account} fit to be paid {money}" if verb == "PLACE" else f"agreed for {account}"
+    return f"noted {money} to come for {account}"
 
 
 def _state(receipt: Any) -> str:

@@ -199,7 +199,7 @@ def column_rank(name: str, nodes: Sequence[str]) -> tuple[int, int, str]:
     if name not in nodes:
         return 0, 0, name
     for rank, start in enumerate(COLUMN_ORDER, start=1):
-        if name == start or (start == "auth" and name.startswith("auth-")):
+        if name == start or (start in ("auth", "gateway") and name.startswith(f"{start}-")):
             return rank, 0, name
     return len(COLUMN_ORDER) + 1, list(nodes).index(name), name
 

@@ -21,6 +21,7 @@ STATES_MAX = 6_000_000
 SLOTS = (
     "bank.vote",
     "bank.prepare",
+    "bank.superseded",
     "bank.decide",
     "bank.inquire",
     "bank.in_doubt",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from paylab.lab.checking.history import is_gateway
 from paylab.lab.drawing.facts import Fact
 from paylab.nodes import wire
 from paylab.nodes.events import Event, Kind
@@ -177,7 +178,7 @@ class Watch:
 
     def _paid(self, event: Event, receipt: payment_gateway_pb2.Receipt) -> None:
         request = self._asked.get(event.call)
-        if not isinstance(request, payment_gateway_pb2.PayRequest) or event.node != "gateway":
+        if not isinstance(request, payment_gateway_pb2.PayRequest) or not is_gateway(event.node):
             return
         key = (event.peer, request.idempotency_key)
         asked = receipt.money != request.money or receipt.payee != request.payee
@@ -247,7 +248,7 @@ class Watch:
                 f"{event.node} {event.detail}: it contradicts what the bank knows",
                 harmless=True,
             )
-        elif event.node == "gateway":
+        elif is_gateway(event.node):
             self._gateway_fact(event, fact)
         elif event.node == "coordinator":
             self._coordinator_fact(event, fact)
