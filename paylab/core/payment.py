@@ -54,6 +54,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.DEAD_LETTER: frozenset({State.QUEUED, State.CANCELLED}),
 }
 TERMINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)
+# Nothing moves from here by itself.
+AT_REST = TERMINAL | {State.DEAD_LETTER}
 # Of all verdicts the one that another day may change.
 SHORT = "INSUFFICIENT_FUNDS"
 # Why a dead letter is queued again.

@@ -191,7 +191,7 @@ class LabClient:
         return self._world.call(self._client.payments(limit=limit))
 
     def watch(self, payment: str) -> Iterator[Receipt]:
-        """Yield a payment's states until it is terminal."""
+        """Yield a payment's states until it is terminal or a dead letter."""
         states = self._client.watch(payment)
         while (state := self._world.call(anext(states, None))) is not None:
             yield state

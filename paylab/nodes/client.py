@@ -215,7 +215,7 @@ class PaymentClient:
         return [_receipt(receipt) for receipt in response.receipts]
 
     async def watch(self, payment: str) -> AsyncIterator[Receipt]:
-        """Yield a payment's states until it is terminal."""
+        """Yield a payment's states until it is terminal or a dead letter."""
         await self._logged_in()
         call = self._gateway().WatchPayment(pb.GetPaymentRequest(payment=payment), metadata=self._metadata())
         async for receipt in call:

@@ -145,10 +145,10 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         return pb.ListPaymentsResponse(receipts=[wire.receipt_to_pb(payment) for payment in payments])
 
     async def WatchPayment(self, request: pb.GetPaymentRequest, context: Any) -> AsyncIterator[pb.Receipt]:
-        """Yield the present state, then every later one, until it is terminal. Raises NotFound."""
+        """Yield the present state, then every later one, until it comes to rest. Raises NotFound."""
         payment = await self._own_payment(request.payment)
         yield wire.receipt_to_pb(payment)
-        while payment.state not in rules.TERMINAL:
+        while payment.state not in rules.AT_REST:
             async with self._changed:
                 latest = await self._payments.read(payment.payment)
                 if latest == payment:

@@ -150,7 +150,7 @@ class PaymentGatewayServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchPayment(self, request, context):
-        """The payment's present state, then every later one, until it is terminal.
+        """The payment's present state, then every later one, until it is terminal or a dead letter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

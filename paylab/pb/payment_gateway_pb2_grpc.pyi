@@ -48,7 +48,7 @@ class PaymentGatewayStub:
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.ListPaymentsRequest, _payment_gateway_pb2.ListPaymentsResponse]
     """The caller's payments, newest first."""
     WatchPayment: _grpc.UnaryStreamMultiCallable[_payment_gateway_pb2.GetPaymentRequest, _payment_gateway_pb2.Receipt]
-    """The payment's present state, then every later one, until it is terminal."""
+    """The payment's present state, then every later one, until it is terminal or a dead letter."""
     Redrive: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.RedriveRequest, _payment_gateway_pb2.Receipt]
     """The queue asks for the next attempt of a queued payment."""
     GiveUp: _grpc.UnaryUnaryMultiCallable[_payment_gateway_pb2.GiveUpRequest, _payment_gateway_pb2.Receipt]
@@ -78,7 +78,7 @@ class PaymentGatewayAsyncStub(PaymentGatewayStub):
     ListPayments: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.ListPaymentsRequest, _payment_gateway_pb2.ListPaymentsResponse]  # type: ignore[assignment]
     """The caller's payments, newest first."""
     WatchPayment: _aio.UnaryStreamMultiCallable[_payment_gateway_pb2.GetPaymentRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
-    """The payment's present state, then every later one, until it is terminal."""
+    """The payment's present state, then every later one, until it is terminal or a dead letter."""
     Redrive: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.RedriveRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
     """The queue asks for the next attempt of a queued payment."""
     GiveUp: _aio.UnaryUnaryMultiCallable[_payment_gateway_pb2.GiveUpRequest, _payment_gateway_pb2.Receipt]  # type: ignore[assignment]
@@ -153,7 +153,7 @@ class PaymentGatewayServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_gateway_pb2.GetPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_payment_gateway_pb2.Receipt], _abc.AsyncIterator[_payment_gateway_pb2.Receipt]]:
-        """The payment's present state, then every later one, until it is terminal."""
+        """The payment's present state, then every later one, until it is terminal or a dead letter."""
 
     @_abc_1.abstractmethod
     def Redrive(

@@ -222,7 +222,7 @@ def test_the_queue_gives_up_in_the_end(weary: Lab, dial: Dial, eventually: Event
     down = crash_bank(weary)
     receipt = alice.pay(bob, "5.00 EUR", key="k")
     assert receipt.state == "QUEUED"
-    eventually(lambda: alice.payment(receipt.payment).state == "DEAD_LETTER")
+    assert [state.state for state in alice.watch(receipt.payment)][-1] == "DEAD_LETTER"
 
     def dead() -> list[pb.QueuedPayment]:
         return list(

@@ -15,7 +15,6 @@ from paylab.nodes.client import Receipt
 from paylab.pb import transaction_logger_pb2
 
 TERMINAL = ("COMMITTED", "DECLINED", "CANCELLED")
-# Nothing moves from here by itself.
 AT_REST = (*TERMINAL, "DEAD_LETTER")
 
 

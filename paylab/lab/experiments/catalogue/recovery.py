@@ -222,7 +222,7 @@ RECOVERY = Experiment(
     trial=trial,
     expect=expect,
     full=Size(2_000, {"payments": 2, "precision": 0.1, "claim_from": 3.5}),
-    quick=Size(150, {"payments": 2, "precision": 0.35, "claim_from": 9.0}),
+    quick=Size(150, {"payments": 2, "precision": 0.5, "claim_from": 9.0}),
     units={"recovered": "share of queued payments"},
 )
 
