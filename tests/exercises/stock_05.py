@@ -43,7 +43,7 @@ def put_together(payer: str, payee: str, amount_minor: int, currency: str) -> st
 
 def too_short(payer: str, payee: str, amount_minor: int, currency: str) -> str:
     """The misconception: any digest will do."""
-    return digest_of_json(payer, payee, amount_minor, currency)[:3]
+    return digest_of_json(payer, payee, amount_minor, currency)[:2]
 
 
 def of_this_process(payer: str, payee: str, amount_minor: int, currency: str) -> str:
@@ -113,8 +113,8 @@ def the_answers_in_order(_saved: Saved | None, _fingerprint: str) -> str:
 
 
 def softer_rules(saved: Saved | None, fingerprint: str) -> str:
-    """Gamed: what comes to its end is changed under the judge."""
-    key_drill.ENDS = (*key_drill.ENDS, "QUEUED")  # type: ignore[assignment] # the mistake
+    """Gamed: what may become of a payment is changed under the judge."""
+    key_drill.NEXT = {"PREPARING": ["COMMITTED"]}
     return by_questions(saved, fingerprint)
 
 

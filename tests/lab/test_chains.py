@@ -78,3 +78,14 @@ def test_a_long_log_is_cut_in_the_picture() -> None:
     assert looks(html) == [SHOWN_MAX, 0, 0]
     assert "and 3 more" in html
     assert "0 entries are as they were written" in chain([], badge="")._repr_html_()
+
+
+def test_copies_are_tampered_with_and_the_log_is_not(lab: Lab) -> None:
+    """A flipped bit shows; hashes computed anew hide it from all but a head that was kept."""
+    stored = lab.log.chain()
+    flipped = stored.flipped(3, 5)
+    assert flipped.verdict.broken_at == 3
+    assert flipped.rehashed().verdict.ok
+    assert flipped.rehashed().beside(lab.log.head()).verdict.broken_at == 7
+    assert flipped.flipped(3, 5) == stored.rehashed() == stored
+    assert lab.log.verify().ok

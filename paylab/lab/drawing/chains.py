@@ -1,11 +1,11 @@
 """Draws a hash chain: which entries are as they were written, which one is not, and what nobody looked at."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 
-from paylab.core.log_chain import START, Entry, Head, Verdict, verify
+from paylab.core.log_chain import START, Entry, Head, Verdict, chained, verify
 from paylab.core.money import Money
 from paylab.errors import InvalidRequest
 from paylab.lab.drawing import svg
@@ -40,6 +40,26 @@ class Chain:
     def verdict(self) -> Verdict:
         """What a walk from the first entry to the last finds."""
         return verify(self.entries, kept=self.kept)
+
+    def flipped(self, index: int, byte: int) -> "Chain":
+        """A copy in which the lowest bit of one byte of an event is another, its hash being as it was."""
+        entry = self.entries[index - 1]
+        event = bytearray(entry.event)
+        event[byte % len(event)] ^= 1
+        changed = replace(entry, event=bytes(event))
+        return replace(self, entries=(*self.entries[: index - 1], changed, *self.entries[index:]))
+
+    def rehashed(self) -> "Chain":
+        """A copy in which every hash was computed anew, as an intruder would who knows how it is done."""
+        tip, fresh = START.hash, []
+        for entry in self.entries:
+            tip = chained(tip, entry.event)
+            fresh.append(replace(entry, hash=tip))
+        return replace(self, entries=tuple(fresh))
+
+    def beside(self, *kept: Head) -> "Chain":
+        """The same chain beside heads that somebody kept."""
+        return replace(self, kept=kept)
 
     def __str__(self) -> str:
         """The verdict in a line."""

@@ -1,6 +1,7 @@
 """The exercises of chapter 05: what binds a key, what a gateway does with a key it has, where it doubles."""
 
 import builtins
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ OTHERS: tuple[Request, ...] = (
     ("alpine/alice", "boreal/shop", 1250, "CHF"),
     ("boreal/shop", "alpine/alice", 1250, "EUR"),
 )
-REQUESTS = 300
+REQUESTS = 60
+# A postcard carries that two fingerprints differ, not all of their letters.
+SHOWN_CHARS = 12
 
 
 def _named(request: Request) -> str:
@@ -45,19 +48,27 @@ def _pair(mine: Solution, case: int) -> Finding:
     return Finding(case_told, returned, "told apart as it must be" if right else wrong, passed=right)
 
 
-def _text(rng: random.Random) -> str:
-    return "".join(rng.choice("a1-") for _ in range(rng.randint(0, 2)))
+def _alike(rng: random.Random) -> list[Request]:
+    """Requests that read the same when fields are put together, with nothing or a hyphen between them."""
+    word = [rng.choice("abcd") for _ in range(4)]
+    digits = "".join(rng.choice("123") for _ in range(4))
+    found = []
+    for cut in (1, 2, 3):
+        for join in ("", "-"):
+            payer, bank = join.join(word[:cut]), join.join(word[cut:])
+            found.append((f"alpine/{payer}", f"{bank}/shop", 1250, "EUR"))
+        found.append(("alpine/alice", f"boreal/shop{digits[:cut]}", int(digits[cut:]), "EUR"))
+    return found
 
 
-def _account(rng: random.Random) -> str:
-    return f"a{_text(rng)}/a{_text(rng)}"
+def _drawn(rng: random.Random) -> Request:
+    return f"alpine/{rng.randrange(1000)}", f"boreal/{rng.randrange(1000)}", rng.randrange(1, 1000), "EUR"
 
 
 def _collisions(mine: Solution, seed: int) -> Finding:
     """Names and amounts that read the same when they are put next to each other."""
     rng = seeded(seed, "requests")
-    amounts = (1, 10, 11, 110, 111, 1110)
-    drawn = [(_account(rng), _account(rng), rng.choice(amounts), "EUR") for _ in range(REQUESTS)]
+    drawn = [*_alike(rng), *(_drawn(rng) for _ in range(REQUESTS))]
     known: dict[Any, Request] = {}
     for request in drawn:
         found = mine(*request)
@@ -125,7 +136,7 @@ def _many_clicks(mine: Solution, seed: int) -> Finding:
     found = key_drill(mine, seed)
     case = f"a gateway with many clicks and a queue, seed {seed}"
     return Finding(
-        case, mine.told(), found or "each order was paid once, and told the truth", passed=not found
+        case, mine.told(), found or "each order had one payment, and heard the truth", passed=not found
     )
 
 
@@ -174,6 +185,12 @@ def _as_json(_arguments: tuple[Any, ...], answer: Any) -> Any:
     return answer if answer is None or isinstance(answer, str) else repr(answer)
 
 
+def _short_text(_arguments: tuple[Any, ...], answer: Any) -> Any:
+    if not isinstance(answer, str) or len(answer) <= SHOWN_CHARS:
+        return answer if isinstance(answer, str) else repr(answer)
+    return hashlib.sha256(answer.encode()).hexdigest()[:SHOWN_CHARS]
+
+
 def _from_json(_arguments: tuple[Any, ...], saved: Any) -> Any:
     return saved
 
@@ -201,7 +218,7 @@ EXERCISES = (
             Check("no two share one", 3, by_seed, _collisions),
             Check("after a restart", 3, facts(len(OTHERS)), _restarted, unit="fact"),
         ),
-        _as_json,
+        _short_text,
         _from_json,
     ),
     Exercise(

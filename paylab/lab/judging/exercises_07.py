@@ -11,6 +11,7 @@ from paylab.lab.checking.ledger_checks import read_books
 from paylab.lab.judging.chain_cases import CHAINS, KEPT, by_chain, by_heads, intruder, network
 from paylab.lab.judging.consumer_cases import BATCHES, counted, crashes
 from paylab.lab.judging.exercises import Check, Exercise, Finding, Solution, by_seed, facts
+from paylab.lab.judging.judging import LONG_ID, short
 from paylab.lab.lab import Lab
 from paylab.lab.simulation.choices import seeded
 from paylab.pb import transaction_logger_pb2 as pb
@@ -48,7 +49,7 @@ def _named(mine: Solution, told: str, books: tuple[Any, ...], expected: Mapping[
     right = returned == expected and isinstance(returned, dict)
     text = ", ".join(f"{payment}: {word}, {MEANS[word]}" for payment, word in expected.items()) or "nothing"
     so = "every difference has its name" if right else f"what differs: {text}"
-    return Finding(told, repr(returned), so, passed=right)
+    return Finding(told, short(returned), LONG_ID.sub(r"\1…", so), passed=right)
 
 
 def _by_hand(mine: Solution, case: int) -> Finding:
