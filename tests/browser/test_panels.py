@@ -149,7 +149,8 @@ def test_a_network_is_watched_and_broken(
     picture(page, panel, "network", use_theme)
     open_a_timeline(panel)
     # A click does not wait for a busy cell.
-    expect(run_cell(2)).to_contain_text("asleep", timeout=PATIENCE_MS)
+    busy = run_cell(2)
+    expect(busy).to_contain_text("asleep", timeout=PATIENCE_MS)
     panel.locator("[data-node='alpine-1']").click()
     panel.get_by_role("menuitem", name="Crash").click()
     be(panel, "alpine-1", "down")
@@ -159,6 +160,7 @@ def test_a_network_is_watched_and_broken(
     panel.get_by_role("button", name="Heal the network").click()
     expect(panel.locator(".edge.cut")).to_have_count(0, timeout=PATIENCE_MS)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
+    expect(busy).to_contain_text("KeyboardInterrupt", timeout=PATIENCE_MS)
     after = told(run_cell(3))
     assert after["ok"]
     assert {node for node, up in after["up"].items() if not up} == {"alpine-1", "boreal-2"}
