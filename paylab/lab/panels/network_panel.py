@@ -68,6 +68,8 @@ class NetworkPanel(Panel):
         self._unread = False
         self._reading = False
         self._named: dict[str, str] = {}
+        # How many pairs had called each other when that was last laid out.
+        self._planned = -1
         super().__init__(lab)
         lab.at_check(self._checked)
 
@@ -136,11 +138,12 @@ class NetworkPanel(Panel):
 
     def _plan(self) -> None:
         """Lay out anew when a node or an edge has come."""
-        graph = None
-        known = set(self._named)
+        if self._planned == len(self.live.calls):
+            return
+        self._planned = len(self.live.calls)
         ends = {name for edge in self.live.calls for name in edge}
         drawn = {tuple(edge[:2]) for edge in self.plan.get("edges", ())}
-        if self.plan and ends <= known and {self._shown(edge) for edge in self.live.calls} <= drawn:
+        if self.plan and ends <= set(self._named) and {self._shown(edge) for edge in self.live.calls} <= drawn:
             return
         graph = self.graph()
         crowd = next((name for name in graph if name.endswith(" clients")), "")
