@@ -1,6 +1,7 @@
 """Panels as a reader uses them: JupyterLab in a browser, a real network, mouse and keyboard."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 ROOT = Path(__file__).parents[2]
-SCREENSHOTS = ROOT / "build" / "screenshots"
+SCREENSHOTS = ROOT / os.environ.get("PAYLAB_SCREENSHOTS", "build/screenshots")
 # Other jobs load the machine.
 PATIENCE_MS = 40_000
 
@@ -45,7 +46,17 @@ print(json.dumps({"ok": report.ok, "up": {node: lab.is_up(node) for node in lab.
 changed = lab.world.write("bank-boreal", "UPDATE accounts SET posted_minor = 7 WHERE account = 'bob'")
 print("tampered", changed, lab.check().ok)
 """,
+    """
+for _ in range(4):
+    alice.pay(bob, "0.50 EUR")
+""",
 ]
+
+# Some payments are in the middle of their way.
+TRAVELLING = """
+() => document.querySelector('.paylab-network').paylab.player.journeys
+  .some(one => performance.now() - one.began > one.length / 3)
+"""
 
 TIMELINE = [
     """
@@ -78,13 +89,16 @@ def be(panel: Locator, node: str, state: str) -> None:
     expect(panel.locator(f"[data-node='{node}']")).to_have_attribute("data-state", state, timeout=PATIENCE_MS)
 
 
-def picture(page: Page, panel: Locator, name: str, use_theme: Theme) -> None:
-    """A screenshot in either theme."""
+def picture(
+    page: Page, panel: Locator, name: str, use_theme: Theme, *, move: Callable[[], object] = lambda: None
+) -> None:
+    """A screenshot in either theme, of what `move` sets in motion."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     for tone in ("dark", "light"):
         use_theme(tone)
         panel.scroll_into_view_if_needed()
-        page.wait_for_timeout(100)
+        move()
+        page.wait_for_timeout(600)  # until the new theme's colours are drawn
         panel.screenshot(path=SCREENSHOTS / f"{name}-{tone}.png")
 
 
@@ -146,10 +160,16 @@ def test_a_network_is_watched_and_broken(
     still = page.locator("[data-paylab] img")
     expect(still).to_have_attribute("alt", re.compile(r"after 9 payments \(8 committed, 1 declined\)"))
     expect(still).to_be_hidden()
-    picture(page, panel, "network", use_theme)
+
+    def travel() -> None:
+        run_cell(5)
+        page.wait_for_function(TRAVELLING, timeout=PATIENCE_MS)
+
+    picture(page, panel, "network", use_theme, move=travel)
     open_a_timeline(panel)
     # A click does not wait for a busy cell.
-    expect(run_cell(2)).to_contain_text("asleep", timeout=PATIENCE_MS)
+    busy = run_cell(2)
+    expect(busy).to_contain_text("asleep", timeout=PATIENCE_MS)
     panel.locator("[data-node='alpine-1']").click()
     panel.get_by_role("menuitem", name="Crash").click()
     be(panel, "alpine-1", "down")
@@ -159,6 +179,7 @@ def test_a_network_is_watched_and_broken(
     panel.get_by_role("button", name="Heal the network").click()
     expect(panel.locator(".edge.cut")).to_have_count(0, timeout=PATIENCE_MS)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
+    expect(busy).to_contain_text("KeyboardInterrupt", timeout=PATIENCE_MS)
     after = told(run_cell(3))
     assert after["ok"]
     assert {node for node, up in after["up"].items() if not up} == {"alpine-1", "boreal-2"}

@@ -94,6 +94,15 @@ def sent_by_edge(events: list[Event]) -> dict[str, int]:
     return dict(Counter(f"{event.node} {event.peer}" for event in sent(events)))
 
 
+def test_everything_is_drawn_before_anybody_calls(cheap: Any) -> None:
+    """The nodes and the links of the architecture are there at once, and clients come with their calls."""
+    with paylab.Lab(world="simulated", name="untouched", password_cost=cheap) as lab:
+        panel = lab.panel()
+        assert panel.plan["nodes"].keys() == set(lab.nodes)
+        assert {"gateway coordinator", "bank-lb boreal-2"} <= panel.edges.keys()
+        assert lab.panel() is panel
+
+
 def test_a_panel_that_comes_late_knows_what_was(rig: Rig, eventually: Eventually) -> None:
     """A second panel, opened when all is over, shows the same figures as the one that was there."""
     for n in range(3):

@@ -566,6 +566,7 @@ function render({ model, el }) {
       write(pill.lastChild, busy > 99 ? "99+" : String(busy));
       const word = about.client ? "" : state !== "up" ? state : slow !== 1 ? `slow ×${slow}` : rate ? `${rate}/s` : "";
       write(line, word);
+      group.classList.toggle("plain", !word);
       write(title, about.client ? name
         : `${name}: ${about.what}, ${state}\n${got} calls received, ${busy} at work, ${rate} in the last second`);
     }

@@ -68,6 +68,8 @@ class NetworkPanel(Panel):
         self._unread = False
         self._reading = False
         self._named: dict[str, str] = {}
+        # How many pairs had called each other when that was last laid out.
+        self._planned = -1
         super().__init__(lab)
         lab.at_check(self._checked)
 
@@ -136,11 +138,12 @@ class NetworkPanel(Panel):
 
     def _plan(self) -> None:
         """Lay out anew when a node or an edge has come."""
-        graph = None
-        known = set(self._named)
+        if self._planned == len(self.live.calls):
+            return
+        self._planned = len(self.live.calls)
         ends = {name for edge in self.live.calls for name in edge}
         drawn = {tuple(edge[:2]) for edge in self.plan.get("edges", ())}
-        if self.plan and ends <= known and {self._shown(edge) for edge in self.live.calls} <= drawn:
+        if self.plan and ends <= set(self._named) and {self._shown(edge) for edge in self.live.calls} <= drawn:
             return
         graph = self.graph()
         crowd = next((name for name in graph if name.endswith(" clients")), "")
@@ -278,7 +281,7 @@ class NetworkPanel(Panel):
         """Make one fault of the world happen, or end."""
         fault = FAULTS[kind](**arguments)
         self.lab.world.call(faults.apply(self.lab.network, fault))
-        return f"Done: {fault}"
+        return SAID[kind].format(**arguments)
 
     def _check(self) -> str:
         report = self.lab.check()
@@ -320,6 +323,16 @@ class NetworkPanel(Panel):
         )
 
 
+SAID = {
+    "pause": "{node} is paused: it stands where it was, and sends, receives and writes nothing.",
+    "resume": "{node} goes on where it stood.",
+    "slow": "{node} takes {factor} times as long as it should.",
+    "partition": "Whatever {a} and {b} send each other is lost.",
+    "lose": "A share of {rate:.0%} of what {a} and {b} send each other is lost.",
+    "delay": "Whatever {a} and {b} send each other takes {seconds} s longer.",
+    "mend": "The link between {a} and {b} is as it should be.",
+    "heal": "Every link is as it should be.",
+}
 FAULTS: dict[str, Callable[..., faults.Fault]] = {
     "pause": faults.pause,
     "resume": faults.resume,

@@ -24,6 +24,8 @@ from paylab.nodes.wire import HOUSEKEEPING
 # The latest so many events of a long history: a page of about 10 MB.
 EVENTS_MAX = 20_000
 DETAIL_MAX, PAYMENTS_SHOWN = 4_000, 3
+# The picture has the first so many: placing the labels of more takes longer than a reader waits.
+STILL_EVENTS = 60
 # Lines of code around the one that is shown.
 CODE_AROUND = 3
 # What a row is, for the page; the order is known there.
@@ -64,6 +66,7 @@ class TimelinePanel(StillPanel):
         self.events = ordered[self.left_out :]
         self._handlers = handlers or {}
         self._nodes = tuple(nodes)
+        self._payment = payment
         self.columns = _table(self.events, changes, nodes)
         super().__init__(
             badge=badge,
@@ -92,8 +95,12 @@ class TimelinePanel(StillPanel):
     # When it is dead ----------------------------------------------------------------------------
 
     def still(self) -> svg.Figure:
-        """The diagram of its first events."""
-        return timeline.timeline(self.events, nodes=self._nodes, badge=self.badge).figure()
+        """The diagram of its first events, from the payment on that it begins with."""
+        first = next((row for row, event in enumerate(self.events) if self._payment in event.payments), 0)
+        diagram = timeline.timeline(
+            self.events[first:], nodes=self._nodes, badge=self.badge, limit=STILL_EVENTS
+        )
+        return diagram.figure()
 
     def summary(self) -> str:
         """How much there is to see."""
