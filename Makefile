@@ -34,7 +34,7 @@ endef
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: lab
 lab: $(READY) ## Open JupyterLab on the welcome chapter (LAB_ARGS="--no-browser --port 8890")
@@ -63,6 +63,15 @@ book: $(READY) ## Execute the chapters into build/book, readable offline
 .PHONY: pictures
 pictures: $(READY) ## Draw the README's pictures anew into notebooks/images
 	@$(BIN)/python notebooks/pictures.py
+
+.PHONY: screenshots
+screenshots: $(READY) ## Photograph the panels in a browser, light and dark, into notebooks/images
+	@PAYLAB_SCREENSHOTS=notebooks/images $(BIN)/python -m pytest -q tests/browser/test_panels.py
+	@echo "Wrote the pictures of the panels into notebooks/images."
+
+.PHONY: measure
+measure: $(READY) ## Measure the panels in a browser: frames, heap, clicks (PAYLAB_LOAD_S=60 PAYLAB_CLICKS=20)
+	@$(BIN)/python -m pytest -s -q tests/browser/measure_panels.py
 
 .PHONY: protos
 protos: .venv-protos/.ready ## Write paylab/pb anew from protos

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from paylab.lab.load import Load
     from paylab.lab.panels.ledger_table import LedgerTable
     from paylab.lab.panels.network_panel import NetworkPanel
+    from paylab.lab.panels.timeline_panel import TimelinePanel
     from paylab.lab.panels.workload_panel import WorkloadPanel
     from paylab.lab.workload import RunResult
 
@@ -434,6 +435,22 @@ class Lab:
         events = facts.around_payment(self.history, payment)
         return timeline.timeline(
             events, nodes=self.nodes, badge=self._world.badge, limit=limit or timeline.LIMIT
+        )
+
+    def timeline_panel(self, receipt: Receipt | str = "") -> "TimelinePanel":
+        """The space-time diagram of everything that memory keeps, to scroll, filter and step through.
+
+        With a `receipt` it begins with that payment alone.
+        """
+        from paylab.lab.panels import timeline_panel  # noqa: PLC0415 - widgets come with the notebook extra
+
+        payment = receipt.payment if isinstance(receipt, Receipt) else receipt
+        return timeline_panel.TimelinePanel(
+            self.history,
+            nodes=self.nodes,
+            badge=self.badge,
+            handlers={name: running.node for name, running in self._network.nodes.items()},
+            payment=payment,
         )
 
     def explain(self, receipt: Receipt | str) -> str:

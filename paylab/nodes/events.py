@@ -48,18 +48,28 @@ class Event:
     # The same for machines, as JSON types; `paylab/lab/checking/event_facts.py` has the table. What an RPC
     # says stands in its message.
     facts: Mapping[str, Any] | None = None
+    # File and line of the code that made it happen, where the world knows; no part of what happened.
+    origin: tuple[str, int] | None = field(default=None, repr=False, compare=False)
 
 
 class Recorder:
     """A node's pen: numbers its events, keeps its Lamport clock and hands events to the sink."""
 
-    def __init__(self, node: str, now: Callable[[], float], sink: Callable[[Event], None]) -> None:
-        """Start at zero."""
+    def __init__(
+        self,
+        node: str,
+        now: Callable[[], float],
+        sink: Callable[[Event], None],
+        *,
+        origin: Callable[[], tuple[str, int] | None] = lambda: None,
+    ) -> None:
+        """Start at zero; `origin` finds out whose code records."""
         self.node = node
         self.lamport = 0
         self.in_flight = 0
         self._now = now
         self._sink = sink
+        self._origin = origin
         self.seq = 0
         self.calls = 0
         # Who goes on with this node's numbers since its restart.
@@ -123,5 +133,6 @@ class Recorder:
                 parent,
                 detail,
                 facts,
+                self._origin(),
             )
         )

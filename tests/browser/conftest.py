@@ -9,11 +9,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "reader"
@@ -44,7 +46,7 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = folder / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)
     (settings / "tracker.jupyterlab-settings").write_text(json.dumps({"windowingMode": "none"}))
-    # No question about news lies over what is looked at.
+    # And nobody asks whether there may be news.
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
@@ -90,8 +92,79 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+Open = Callable[..., list[str]]
+
+
+@pytest.fixture
+def open_notebook(page: Page, jupyter: str) -> Iterator[Open]:
+    """Opens a notebook of the folder `notebooks`; returns a list to which its page's complaints are added."""
+
+    def opened(name: str) -> list[str]:
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        # A workspace of its own does not open again what an earlier test had open.
+        page.goto(f"{jupyter}/lab/workspaces/{Path(name).stem}/tree/notebooks/{name}?token={TOKEN}")
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        # What is asked before the kernel answers is not run.
+        page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
+        page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+        return complaints
+
+    yield opened
+    page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+
+
+@pytest.fixture
+def open_cells(jupyter: str, open_notebook: Open) -> Open:
+    """The same for a new notebook of these cells."""
+
+    def opened(name: str, cells: list[str]) -> list[str]:
+        v4: Any = nbformat.v4
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        notebook = v4.new_notebook(metadata=kernel, cells=[v4.new_code_cell(cell) for cell in cells])
+        content = json.dumps({"type": "notebook", "content": notebook}).encode()
+        address = f"{jupyter}/api/contents/notebooks/{name}?token={TOKEN}"
+        request = urllib.request.Request(address, content, method="PUT")  # noqa: S310 - our own server
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310 - our own server
+            return open_notebook(name)
+
+    return opened
+
+
+@pytest.fixture
+def run_cell(page: Page) -> Callable[[int], Locator]:
+    """Runs the cell of that number, and returns where its outputs are; does not wait for it."""
+
+    def run(number: int) -> Locator:
+        page.evaluate(
+            """number => {
+              window.jupyterapp.shell.currentWidget.content.activeCellIndex = number;
+              window.jupyterapp.commands.execute("notebook:run-cell");
+            }""",
+            number,
+        )
+        return page.locator(".jp-Notebook .jp-Cell").nth(number).locator(".jp-Cell-outputArea")
+
+    return run
+
+
+@pytest.fixture
+def use_theme(page: Page) -> Callable[[str], None]:
+    """Switches JupyterLab to its theme "light" or "dark"."""
+
+    def use(tone: str) -> None:
+        theme = f"JupyterLab {tone.capitalize()}"
+        page.evaluate("t => window.jupyterapp.commands.execute('apputils:change-theme', {theme: t})", theme)
+        light = str(tone == "light").lower()
+        page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
+
+    return use
+
+
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    context.set_default_timeout(60_000)
     yield context.new_page()
     context.close()

@@ -41,12 +41,13 @@ class Timeline:
 
     def save(self, path: str | Path) -> None:
         """Write the drawing to an .svg file."""
-        self._figure().save(path)
+        self.figure().save(path)
 
     def _repr_html_(self) -> str:
-        return self._figure().html()
+        return self.figure().html()
 
-    def _figure(self) -> svg.Figure:
+    def figure(self) -> svg.Figure:
+        """The drawing."""
         cut = self.shown < self.total
         note = f"The first {self.shown} of {self.total} events; limit={self.total} shows all." if cut else ""
         return draw(self.layout, badge=self.badge, note=note)
@@ -82,7 +83,7 @@ class _Builder:
         events = sorted([*shown, *during], key=lambda event: (event.at_s, event.lamport))
         names = {name for event in events for name in (event.node, event.peer) if name} | set(self._down)
         self._events = events
-        self._placer = lay.Placer(sorted(names, key=lambda name: _column(name, nodes)), events, top=24)
+        self._placer = lay.Placer(sorted(names, key=lambda name: column_rank(name, nodes)), events, top=24)
         self._layout = self._placer.layout
         # Where each event of a call stands.
         self._at: dict[tuple[str, Kind], tuple[float, float]] = {}
@@ -193,7 +194,8 @@ class _Builder:
         self._layout.bands.append(lay.Band(self._layout.columns[node], self._band_tops[node], bottom, title))
 
 
-def _column(name: str, nodes: Sequence[str]) -> tuple[int, int, str]:
+def column_rank(name: str, nodes: Sequence[str]) -> tuple[int, int, str]:
+    """By what columns are sorted: clients, then the nodes as a payment travels, then banks."""
     if name not in nodes:
         return 0, 0, name
     for rank, start in enumerate(COLUMN_ORDER, start=1):
@@ -240,10 +242,10 @@ def _reply_text(call: Call) -> str:
     assert call.answered is not None
     assert call.ended is not None
     lasted = duration(call.ended.at_s - call.answered.at_s)
-    return f"{_gist(call.answered.detail)} {lasted}".lstrip()
+    return f"{gist(call.answered.detail)} {lasted}".lstrip()
 
 
-def _gist(message: Any) -> str:  # noqa: PLR0911 - a case a message
+def gist(message: Any) -> str:  # noqa: PLR0911 - a case a message
     """What an answer says, in a word; of bytes nothing, as a balancer passes on what was said before."""
     match message:
         case bank_pb2.PrepareResponse() | bank_pb2.InquireResponse():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paylab.lab.drawing import timeline as drawing
 from paylab.lab.exploring.board import BUDGET_MASK, Board
@@ -14,6 +14,10 @@ from paylab.lab.exploring.moves import Move, Moves
 from paylab.lab.exploring.narrator import Narrator
 from paylab.lab.exploring.symmetry import Symmetry
 from paylab.nodes.events import Event
+
+if TYPE_CHECKING:
+    from paylab.lab.panels.instants import Change
+    from paylab.lab.panels.timeline_panel import TimelinePanel
 
 BADGE = "explored: a step a millisecond"
 
@@ -73,6 +77,26 @@ class Trace:
     def timeline(self, steps: int | None = None) -> drawing.Timeline:
         """The space-time diagram of the first `steps`, or of all."""
         return drawing.timeline(self.events(steps), nodes=self._names, badge=BADGE)
+
+    def panel(self) -> "TimelinePanel":
+        """The trace to step through, forward and backward, with what every node holds after each step."""
+        from paylab.lab.panels import timeline_panel  # noqa: PLC0415 - widgets come with the notebook extra
+
+        return timeline_panel.TimelinePanel(
+            self.events(), nodes=self._names, badge=BADGE, states=self._states
+        )
+
+    def _states(self, events: Sequence[Event]) -> list[list["Change"]]:
+        """What every node holds from the last event of each step on; the beginning is with the first."""
+        changes: list[list[Change]] = [[] for _ in events]
+        last_row = {round(1000 * event.at_s - 0.1): row for row, event in enumerate(events)}
+        row = 0
+        for step in self.steps:
+            row = last_row.get(step.number, row)
+            if changes:
+                changes[row] += [(name, "", text) for name, text in step.holds.items()]
+                changes[row].append(("on the way", "", ", ".join(step.on_the_way) or None))
+        return changes
 
     def show(self, step: int) -> "Shown":
         """One step: the line that leads to it, who holds what then, and the timeline so far."""

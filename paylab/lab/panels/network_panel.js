@@ -14,7 +14,7 @@ const PLAYED_MAX = 5;
 const WAITING_MAX = 3;
 const WAITS_SHOWN_MS = 8000;
 const POINTS = 64;
-const ROWS = 14;
+const ROWS = 18;
 const LIST_MS = 250;
 
 const OUTCOMES = {
@@ -149,13 +149,15 @@ class Stage {
     return FACTORS.reduce((best, factor) => (off(factor) < off(best) - 0.05 ? factor : best));
   }
 
-  clear() {
-    this.journeys = [];
-    this.queue = [];
+  /** The network has changed: what ended before would walk through a world that is no more. */
+  forget() {
+    this.journeys = this.journeys.filter((journey) => !journey.over);
+    this.queue = this.queue.filter((data) => !data.over);
   }
 
   /** Draw one moment; false when nothing is left that moves. */
   draw(now) {
+    this.colours();
     const { context, canvas } = this;
     const ratio = window.devicePixelRatio || 1;
     const box = canvas.getBoundingClientRect();
@@ -274,7 +276,7 @@ class Stage {
     const big = mark.style === "decision";
     const rise = Math.min(1, age * 4);
     const reach = (big ? 8.5 : 5) * (1 + 0.5 * (1 - rise));
-    const [x, y] = [box[2] - 4, box[3] - 3 - (big ? 3 : 0)];
+    const [x, y] = [box[2] - 6, box[3]];
     context.globalAlpha = age < 0.6 ? rise : (1 - age) / 0.4;
     context.fillStyle = big ? this.palette["--vermilion"] : this.palette["--ink"];
     context.strokeStyle = this.palette["--paper"];
@@ -291,8 +293,9 @@ class Stage {
       context.font = "600 9.5px system-ui, sans-serif";
       context.lineWidth = 3;
       context.lineJoin = "round";
-      context.strokeText(mark.word, x + reach + 3, y + 4);
-      context.fillText(mark.word, x + reach + 3, y + 4);
+      context.textAlign = "right";
+      context.strokeText(mark.word, x - reach - 3, y + 3.5);
+      context.fillText(mark.word, x - reach - 3, y + 3.5);
     }
     context.globalAlpha = 1;
   }
@@ -548,15 +551,22 @@ function render({ model, el }) {
     return true;
   }
 
+  function changed() {
+    player.forget();
+    frames.wake();
+  }
+
   function showNodes() {
     for (const [name, { group, title, line, pill, about }] of nodes) {
       const [state, busy, rate, got, slow] = model.get("nodes")[name] ?? ["up", 0, 0, 0, 1];
-      group.setAttribute("data-state", state);
+      if (group.dataset.state && group.dataset.state !== state) changed();
+      group.dataset.state = state;
       group.setAttribute("aria-label", `${name}, ${about.what}, ${state}`);
       pill.setAttribute("class", busy ? "pill busy" : "pill");
       write(pill.lastChild, busy > 99 ? "99+" : String(busy));
       const word = about.client ? "" : state !== "up" ? state : slow !== 1 ? `slow ×${slow}` : rate ? `${rate}/s` : "";
       write(line, word);
+      group.classList.toggle("plain", !word);
       write(title, about.client ? name
         : `${name}: ${about.what}, ${state}\n${got} calls received, ${busy} at work, ${rate} in the last second`);
     }
@@ -571,6 +581,7 @@ function render({ model, el }) {
       if (edge.text) write(edge.text, calls ? calls.toLocaleString("en") : "");
       const said = JSON.stringify(troubles);
       if (edge.said !== said) {
+        if (edge.said) changed();
         edge.said = said;
         edge.trouble.replaceChildren(...signs(edge, troubles));
       }
@@ -678,7 +689,6 @@ function render({ model, el }) {
   ears.on("change:ended", end);
   ears.on("msg:custom", (message) => {
     if (message.journeys && !calm && frames.visible) {
-      player.colours();
       for (const journey of message.journeys) player.add(journey, performance.now());
       frames.wake();
     }

@@ -116,7 +116,7 @@ class NetworkPanel(Panel):
             self.wake(LOOK_S)
         if self._unread and not self._reading and time.monotonic() - self._moved_at >= REST_S:
             self._unread, self._reading = False, True
-            self._start(self._read_ledgers)
+            self.start_thread(self._read_ledgers)
 
     # How it looks -------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class NetworkPanel(Panel):
         """Make one fault of the world happen, or end."""
         fault = FAULTS[kind](**arguments)
         self.lab.world.call(faults.apply(self.lab.network, fault))
-        return f"Done: {fault}"
+        return SAID[kind].format(**arguments)
 
     def _check(self) -> str:
         report = self.lab.check()
@@ -320,6 +320,16 @@ class NetworkPanel(Panel):
         )
 
 
+SAID = {
+    "pause": "{node} is paused: it stands where it was, and sends, receives and writes nothing.",
+    "resume": "{node} goes on where it stood.",
+    "slow": "{node} takes {factor} times as long as it should.",
+    "partition": "Whatever {a} and {b} send each other is lost.",
+    "lose": "A share of {rate:.0%} of what {a} and {b} send each other is lost.",
+    "delay": "Whatever {a} and {b} send each other takes {seconds} s longer.",
+    "mend": "The link between {a} and {b} is as it should be.",
+    "heal": "Every link is as it should be.",
+}
 FAULTS: dict[str, Callable[..., faults.Fault]] = {
     "pause": faults.pause,
     "resume": faults.resume,

@@ -1,6 +1,8 @@
 // What the views of all panels share. Each panel's own file is joined behind this one.
 
-const MARK_TIME_MS = 1000 / 30;
+const FRAME_MS = 1000 / 30;
+// A theme's style sheet comes a moment after its name.
+const THEME_MS = 400;
 
 /** Make an element: attributes by name, listeners as functions under "on…", children behind them. */
 export function h(tag, attributes = {}, ...children) {
@@ -65,6 +67,12 @@ export class Frames {
     this.observer.observe(element);
     this.shown = () => this.wake();
     document.addEventListener("visibilitychange", this.shown);
+    // A canvas keeps the colours of the theme that it was drawn in.
+    this.themes = new MutationObserver(() => {
+      this.wake();
+      setTimeout(this.shown, THEME_MS);
+    });
+    this.themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
   }
 
   get visible() {
@@ -79,7 +87,7 @@ export class Frames {
     this.asked = 0;
     if (!this.visible) return;
     // A screen of 60 Hz is drawn every second time, never two times out of three.
-    if (now - this.last < MARK_TIME_MS - 6) return this.wake();
+    if (now - this.last < FRAME_MS - 6) return this.wake();
     this.last = now;
     this.drawn += 1;
     if (this.draw(now) !== false) this.wake();
@@ -89,6 +97,7 @@ export class Frames {
     cancelAnimationFrame(this.asked);
     this.asked = 0;
     this.observer.disconnect();
+    this.themes.disconnect();
     document.removeEventListener("visibilitychange", this.shown);
   }
 }

@@ -47,7 +47,7 @@ STILL_WIDTH_PX = 860
 EARLY_S = 0.002
 
 _IMPORT = re.compile(r'^import .* from "\./\w+\.js";\n', re.MULTILINE)
-_shown: "WeakSet[Panel]" = WeakSet()
+_shown: "WeakSet[StillPanel]" = WeakSet()
 
 
 def script(*names: str) -> str:
@@ -60,8 +60,8 @@ def sheet(*names: str) -> str:
     return "\n".join((HERE / name).read_text("utf-8") for name in names)
 
 
-class Panel(anywidget.AnyWidget):
-    """A live widget of one lab."""
+class StillPanel(anywidget.AnyWidget):
+    """A widget with a picture for when it is dead, and with actions that its page asks for."""
 
     actions: ClassVar[Mapping[str, Callable[..., Any]]] = {}
 
@@ -69,15 +69,10 @@ class Panel(anywidget.AnyWidget):
     badge = traitlets.Unicode().tag(sync=True)
     # What came of the last thing that the page asked for.
     notice = traitlets.Unicode().tag(sync=True)
-    # The lab is closed: what is shown stays, and nothing can be asked for.
-    ended = traitlets.Bool(default_value=False).tag(sync=True)
 
-    def __init__(self, lab: "Lab", **state: Any) -> None:
-        """Begin with what has happened so far, and hear of everything to come."""
-        super().__init__(panel_id=secrets.token_hex(5), badge=lab.badge, **state)
-        self.lab = lab
-        self._pending: list[Event] = []
-        self._due_at = math.inf
+    def __init__(self, *, badge: str, **state: Any) -> None:
+        """Not shown yet."""
+        super().__init__(panel_id=secrets.token_hex(5), badge=badge, **state)
         self._stale = False
         self._handles: list[DisplayHandle] = []
         # Traits are written by the lab's loop and by actions, each in a thread of its own.
@@ -86,24 +81,6 @@ class Panel(anywidget.AnyWidget):
         if hasattr(self.comm, "_reply_subshell_for"):
             # Otherwise a click waits for the cell that runs, in the shell which published last.
             self.comm._reply_subshell_for = None  # noqa: SLF001 - there is no public way
-        lab.at_close(self.finish)
-        lab.world.call(self._begin())
-
-    async def _begin(self) -> None:
-        self.begin()
-        self.tell()
-        self.lab.history.listen(self._heard)
-
-    # For subclasses -----------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Take in what happened before; on the lab's loop."""
-
-    def take(self, events: Sequence[Event]) -> None:
-        """Take in what happened since the last batch; on the lab's loop."""
-
-    def tell(self) -> None:
-        """Write traits; on the lab's loop, after every batch. Writing what is there already sends nothing."""
 
     def still(self) -> Figure:
         """The panel as a picture."""
@@ -113,30 +90,6 @@ class Panel(anywidget.AnyWidget):
         """What the picture shows, in words, with its figures."""
         raise NotImplementedError
 
-    # Batches ------------------------------------------------------------------------------------
-
-    def _heard(self, event: Event) -> None:
-        self._pending.append(event)
-        self.wake()
-
-    def wake(self, delay_s: float = BATCH_S) -> None:
-        """Have `tell` called within `delay_s`, though nothing was heard; from any thread."""
-        due_at = time.monotonic() + delay_s
-        if due_at < self._due_at and not self.ended:
-            self._due_at = due_at
-            with contextlib.suppress(LabError):  # the lab was closed meanwhile
-                self.lab.world.later(delay_s, self._beat)
-
-    def _beat(self) -> None:
-        if time.monotonic() < self._due_at - EARLY_S or self.ended:
-            return  # this one was overtaken by another
-        self._due_at = math.inf
-        events, self._pending = self._pending, []
-        self.take(events)
-        with self._writing, self.hold_sync():
-            self.tell()
-        self._stale = True
-
     # Actions ------------------------------------------------------------------------------------
 
     def _asked(self, _: Any, content: Any, __: Any) -> None:
@@ -144,9 +97,9 @@ class Panel(anywidget.AnyWidget):
         action = self.actions.get(str(content.get("do")))
         if action is not None:
             arguments = {name: value for name, value in content.items() if name != "do"}
-            self._start(lambda: self._do(action, arguments))
+            self.start_thread(lambda: self._do(action, arguments))
 
-    def _start(self, work: Callable[[], object]) -> None:
+    def start_thread(self, work: Callable[[], object]) -> None:
         """Have blocking work done in a thread of its own."""
 
         def run() -> None:
@@ -162,8 +115,6 @@ class Panel(anywidget.AnyWidget):
             said = str(error)
         if isinstance(said, str):
             self.say(said)
-        if not self.ended:
-            self.wake()
 
     def say(self, notice: str) -> None:
         """Tell the reader something in a line; from any thread."""
@@ -197,6 +148,77 @@ class Panel(anywidget.AnyWidget):
             for handle in self._handles:
                 handle.update(still)  # type: ignore[no-untyped-call] # IPython has no types
 
+    def refresh_if_stale(self) -> None:
+        """Draw the picture anew if something happened since."""
+        if self._stale:
+            self.refresh()
+
+
+class Panel(StillPanel):
+    """A live widget of one lab."""
+
+    # The lab is closed: what is shown stays, and nothing can be asked for.
+    ended = traitlets.Bool(default_value=False).tag(sync=True)
+
+    def __init__(self, lab: "Lab", **state: Any) -> None:
+        """Begin with what has happened so far, and hear of everything to come."""
+        super().__init__(badge=lab.badge, **state)
+        self.lab = lab
+        self._pending: list[Event] = []
+        self._due_at = math.inf
+        lab.at_close(self.finish)
+        lab.world.call(self._begin())
+
+    async def _begin(self) -> None:
+        self.begin()
+        self.tell()
+        self.lab.history.listen(self._heard)
+
+    # For subclasses -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take in what happened before; on the lab's loop."""
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Take in what happened since the last batch; on the lab's loop."""
+
+    def tell(self) -> None:
+        """Write traits; on the lab's loop, after every batch. Writing what is there already sends nothing."""
+
+    # Batches ------------------------------------------------------------------------------------
+
+    def _heard(self, event: Event) -> None:
+        self._pending.append(event)
+        self.wake()
+
+    def wake(self, delay_s: float = BATCH_S) -> None:
+        """Have `tell` called within `delay_s`, though nothing was heard; from any thread."""
+        due_at = time.monotonic() + delay_s
+        if due_at < self._due_at and not self.ended:
+            self._due_at = due_at
+            with contextlib.suppress(LabError):  # the lab was closed meanwhile
+                self.lab.world.later(delay_s, self._beat)
+
+    def _beat(self) -> None:
+        if time.monotonic() < self._due_at - EARLY_S or self.ended:
+            return  # this one was overtaken by another
+        self._due_at = math.inf
+        events, self._pending = self._pending, []
+        self.take(events)
+        with self._writing, self.hold_sync():
+            self.tell()
+        self._stale = True
+
+    def _asked(self, widget: Any, content: Any, buffers: Any) -> None:
+        if not self.ended:
+            super()._asked(widget, content, buffers)
+
+    def _do(self, action: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        super()._do(action, arguments)
+        self.wake(0.0)
+
+    # The end ------------------------------------------------------------------------------------
+
     def finish(self) -> None:
         """Show how it ended; the lab calls this when it closes."""
         if self.ended:
@@ -215,14 +237,9 @@ class Panel(anywidget.AnyWidget):
         self.ended = True
         super().close()
 
-    def refresh_if_stale(self) -> None:
-        """Draw the picture anew if something happened since."""
-        if self._stale and not self.ended:
-            self.refresh()
-
 
 def _refresh_after_every_cell() -> None:
-    shell: Any = get_ipython()  # type: ignore[no-untyped-call] # IPython has no types
+    shell: Any = get_ipython()
     if shell is not None and _refresh_all not in shell.events.callbacks["post_run_cell"]:
         shell.events.register("post_run_cell", _refresh_all)
 

@@ -1,8 +1,11 @@
 """A node's host in a simulated world: virtual time, seeded chance, and a life that can end at any moment."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from functools import cache
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -36,6 +39,32 @@ LAST_WORDS = frozenset({Kind.CRASHED, Kind.FORCED_WRITE, Kind.STATE})
 LAST_STEPS = 100
 
 
+# Code that stands between a node's own and what is recorded: it is not shown as where something was done.
+BETWEEN = (
+    "/paylab/lab/simulation/",
+    "/paylab/nodes/events.py",
+    "/paylab/nodes/interceptors.py",
+    "/paylab/nodes/store.py",
+    "/asyncio/",
+)
+
+
+@cache
+def _is_between(file: str) -> bool:
+    return any(part in file.replace("\\", "/") for part in BETWEEN)
+
+
+def running_code() -> tuple[str, int] | None:
+    """File and line of the innermost code of a node's own; None while only the world's runs."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack reads source files, and this runs at every event
+    while frame is not None:
+        if not _is_between(frame.f_code.co_filename):
+            file = frame.f_code.co_filename
+            return None if file.endswith("threading.py") else (file, frame.f_lineno)
+        frame = frame.f_back
+    return None
+
+
 class ArmedCrash:
     """A node that is to die at one of its next commits."""
 
@@ -62,7 +91,7 @@ class SimHost:
         self.identity = identity
         self.world = world
         self.rng = seeded(world.seed, "rng", node, life)
-        self.recorder = Recorder(node, self.now, self._record)
+        self.recorder = Recorder(node, self.now, self._record, origin=running_code)
         self.decisions: Decisions = DEFAULT
         self.verifier = TokenVerifier(self)
         self.failures: list[BaseException] = []

@@ -1,0 +1,189 @@
+"""What panels cost and how quick they are: `make measure`. Prints figures and judges none of them.
+
+A machine that does other things besides gives other figures, so nothing here is gated by absolute time.
+"""
+
+import json
+import os
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+RATE_PER_S = int(os.environ.get("PAYLAB_RATE", "200"))
+LOAD_S = int(os.environ.get("PAYLAB_LOAD_S", "20"))
+CLICKS = int(os.environ.get("PAYLAB_CLICKS", "2"))
+PATIENCE_MS = 120_000
+
+Run = Callable[[int], Locator]
+Open = Callable[..., list[str]]
+
+LAB = """
+import json, statistics, threading, time, paylab
+lab = paylab.Lab(banks=["alpine", "boreal"])
+alice = lab.client("alice", bank="alpine", balance="100000.00 EUR")
+bob = lab.client("bob", bank="boreal")
+alice.pay(bob, "0.01 EUR")
+crashed_at = []
+real_crash = lab.crash
+def crash(node):
+    real_crash(node)
+    crashed_at.append(time.time())
+lab.crash = crash
+def flow(rate, seconds):
+    began, futures, took = time.monotonic(), [], []
+    for n in range(int(rate * seconds)):
+        time.sleep(max(0.0, began + n / rate - time.monotonic()))
+        sent = time.monotonic()
+        future = alice.submit_pay(bob, "0.01 EUR")
+        future.add_done_callback(lambda _, sent=sent: took.append(time.monotonic() - sent))
+        futures.append(future)
+    ok = sum(future.result().state == "COMMITTED" for future in futures)
+    ended_per_s = ok / (time.monotonic() - began)
+    print(json.dumps({"ended_per_s": ended_per_s, "p50_ms": 1000 * statistics.median(took)}))
+"""
+SHOW = "lab.panel()"
+
+
+def printed(output: Locator) -> dict[str, float]:
+    expect(output).to_contain_text("}", timeout=PATIENCE_MS + 1000 * LOAD_S)
+    found: dict[str, float] = json.loads(output.inner_text().strip().splitlines()[-1])
+    return found
+
+
+def heap_mb(page: Page) -> float:
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("HeapProfiler.collectGarbage")
+    used: float = devtools.send("Runtime.getHeapUsage")["usedSize"]
+    return used / 1e6
+
+
+# How long frames took, of which the page asks for as many as it can.
+WATCH = """
+seconds => new Promise(done => {
+  const frames = document.querySelector('.paylab-panel').paylab.frames;
+  const before = frames.drawn, began = performance.now(), took = [];
+  let last = began;
+  const real = frames.draw;
+  frames.draw = now => { took.push(now - last); last = now; return real(now); };
+  setTimeout(() => {
+    frames.draw = real;
+    took.sort((a, b) => a - b);
+    const fps = 1000 * (frames.drawn - before) / (performance.now() - began);
+    done({fps, p95: took[Math.floor(0.95 * took.length)]});
+  }, 1000 * seconds);
+})
+"""
+
+
+def test_frames_and_cost_under_load(page: Page, open_cells: Open, run_cell: Run) -> None:
+    """Frames a second, the longest of them, the heap, and what the payments notice of the panel."""
+    cell = f"flow({RATE_PER_S}, {LOAD_S})"
+    open_cells("measure.ipynb", [LAB, cell, SHOW, cell])
+    run_cell(0)
+    without = printed(run_cell(1))
+    run_cell(2)
+    expect(page.locator("[data-node='gateway']")).to_be_visible(timeout=PATIENCE_MS)
+    output = run_cell(3)
+    page.wait_for_function("() => document.querySelector('.paylab-panel').paylab.player.journeys.length > 1")
+    heap = heap_mb(page)
+    seen = page.evaluate(WATCH, max(1, LOAD_S - 5))
+    grown = heap_mb(page) - heap
+    with_panel = printed(output)
+    print(f"\n{RATE_PER_S} payments/s for {LOAD_S} s: {seen['fps']:.1f} frames/s, p95 {seen['p95']:.0f} ms")
+    print(f"heap of the page grew by {grown:.1f} MB in {LOAD_S - 5} s")
+    print(f"without the panel {without}, with it {with_panel}")
+
+
+SITUATIONS = {
+    "at rest": "print('on')",
+    "under load": "threading.Thread(target=flow, args=(60, 60)).start(); print('on')",
+    "during sleep": "print('on'); time.sleep(60)",
+    "during a Python loop": "print('on')\nuntil = time.time() + 60\nwhile time.time() < until: pass",
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_clicks(situation: str, page: Page, open_cells: Open, run_cell: Run) -> None:
+    """From the click to the end of the crash, in a fresh page and kernel each time."""
+    took_ms: list[float] = []
+    for number in range(CLICKS):
+        open_cells(
+            f"clicks-{number}.ipynb",
+            [LAB, SHOW, SITUATIONS[situation], "print(json.dumps({'at': crashed_at[0]}))"],
+        )
+        run_cell(0)
+        run_cell(1)
+        expect(page.locator("[data-node='gateway']")).to_be_visible(timeout=PATIENCE_MS)
+        expect(run_cell(2)).to_contain_text("on", timeout=PATIENCE_MS)
+        page.wait_for_timeout(500)
+        page.locator("[data-node='alpine-1']").click()
+        clicked_ms: float = page.evaluate(
+            "() => { const at = Date.now(); document.querySelector('.menu button').click(); return at; }"
+        )
+        expect(page.locator("[data-node='alpine-1']")).to_have_attribute(
+            "data-state", "down", timeout=PATIENCE_MS
+        )
+        if situation.startswith("during"):
+            page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
+            expect(page.locator(".jp-Cell").nth(2)).to_contain_text("KeyboardInterrupt", timeout=PATIENCE_MS)
+        took_ms.append(1000 * printed(run_cell(3))["at"] - clicked_ms)
+        page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    shown = ", ".join(f"{took:.0f}" for took in sorted(took_ms))
+    print(f"\nclick {situation}: median {statistics.median(took_ms):.0f} ms of {len(took_ms)} ({shown})")
+
+
+TIMELINE = """
+import time, paylab
+lab = paylab.Lab(world="simulated", seed=7)
+alice = lab.client("alice", bank="alpine", balance="1000.00 EUR")
+bob = lab.client("bob", bank="boreal")
+while len(lab.history) < 12_000:
+    alice.pay(bob, "0.01 EUR")
+print("ready")
+"""
+SHOWN_AT = "began = time.time()\npanel = lab.timeline_panel()\npanel"
+SCROLL = """
+() => new Promise(done => {
+  const panel = document.querySelector('.paylab-timeline'), view = panel.querySelector('.view');
+  const took = [];
+  let step = 0, last = performance.now();
+  const next = now => {
+    took.push(now - last);
+    last = now;
+    view.scrollTop = (view.scrollHeight - view.clientHeight) * step / 120;
+    if (step++ < 120) requestAnimationFrame(next);
+    else {
+      took.sort((a, b) => a - b);
+      done({p95: took[Math.floor(0.95 * took.length)], rows: panel.paylab.rows.shown.length});
+    }
+  };
+  requestAnimationFrame(next);
+})
+"""
+
+
+def test_a_long_timeline(page: Page, open_cells: Open, run_cell: Run) -> None:
+    """From running the cell to the first drawing, and frames while scrolling through it."""
+    open_cells("long.ipynb", [TIMELINE, SHOWN_AT, "print(json.dumps({'at': began}))"])
+    expect(run_cell(0)).to_contain_text("ready", timeout=PATIENCE_MS)
+    page.evaluate(
+        """() => {
+          const seen = new MutationObserver(() => {
+            if (!document.querySelector('.paylab-timeline[data-painted]')) return;
+            window.paintedAt = Date.now();
+            seen.disconnect();
+          });
+          const attributes = {attributes: true, attributeFilter: ['data-painted']};
+          seen.observe(document.body, {subtree: true, childList: true, ...attributes});
+          window.ranAt = Date.now();
+        }"""
+    )
+    run_cell(1)
+    page.wait_for_function("() => window.paintedAt", timeout=PATIENCE_MS)
+    took_ms: Any = page.evaluate("() => window.paintedAt - window.ranAt")
+    seen = page.evaluate(SCROLL)
+    print(f"\n{seen['rows']:,} rows drawn {took_ms:.0f} ms after the cell was run")
+    print(f"scrolling through them in 120 steps: p95 {seen['p95']:.0f} ms a frame")

@@ -1,0 +1,245 @@
+"""Panels as a reader uses them: JupyterLab in a browser, a real network, mouse and keyboard."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = ROOT / os.environ.get("PAYLAB_SCREENSHOTS", "build/screenshots")
+# Other jobs load the machine.
+PATIENCE_MS = 40_000
+
+NETWORK = [
+    """
+import json, time, paylab
+from paylab.nodes.wire import HOUSEKEEPING
+lab = paylab.Lab(banks=["alpine", "boreal"])
+alice = lab.client("alice", bank="alpine", balance="100.00 EUR")
+bob = lab.client("bob", bank="boreal")
+lab.panel()
+""",
+    """
+for n in range(8):
+    alice.pay(bob, "1.00 EUR", key=f"cup-{n}")
+bob.pay(alice, "500.00 EUR")
+lab.settle()
+edges, last = {}, {}
+for event in lab.history:
+    if event.kind == "sent" and event.method not in HOUSEKEEPING and "lab" not in (event.node, event.peer):
+        edges[f"{event.node} {event.peer}"] = edges.get(f"{event.node} {event.peer}", 0) + 1
+    if event.facts and event.facts["at"] == "gateway":
+        last[event.facts["payment"]] = event.facts["state"]
+print(json.dumps({"edges": edges, "states": last}))
+""",
+    "print('asleep'); time.sleep(300)",
+    """
+report = lab.check()
+print(json.dumps({"ok": report.ok, "up": {node: lab.is_up(node) for node in lab.nodes}}))
+""",
+    """
+changed = lab.world.write("bank-boreal", "UPDATE accounts SET posted_minor = 7 WHERE account = 'bob'")
+print("tampered", changed, lab.check().ok)
+""",
+    """
+for _ in range(4):
+    alice.pay(bob, "0.50 EUR")
+""",
+]
+
+# Some payments are in the middle of their way.
+TRAVELLING = """
+() => document.querySelector('.paylab-network').paylab.player.journeys
+  .some(one => performance.now() - one.began > one.length / 3)
+"""
+
+TIMELINE = [
+    """
+import paylab
+lab = paylab.Lab(world="simulated", seed=7)
+alice = lab.client("alice", bank="alpine", balance="100.00 EUR")
+bob = lab.client("bob", bank="boreal")
+receipt = alice.pay(bob, "12.50 EUR")
+lab.settle()
+panel = lab.timeline_panel(receipt)
+panel
+""",
+    "print(panel.cursor, panel.events[panel.cursor].node)",
+]
+
+Run = Callable[[int], Locator]
+Open = Callable[..., list[str]]
+Theme = Callable[[str], None]
+
+
+def told(output: Locator) -> dict[str, Any]:
+    """What a cell printed as JSON."""
+    expect(output).to_contain_text("}", timeout=PATIENCE_MS)
+    found: dict[str, Any] = json.loads(output.inner_text())
+    return found
+
+
+def be(panel: Locator, node: str, state: str) -> None:
+    """Wait until a node's state on the page is that."""
+    expect(panel.locator(f"[data-node='{node}']")).to_have_attribute("data-state", state, timeout=PATIENCE_MS)
+
+
+def picture(
+    page: Page, panel: Locator, name: str, use_theme: Theme, *, move: Callable[[], object] = lambda: None
+) -> None:
+    """A screenshot in either theme, of what `move` sets in motion."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for tone in ("dark", "light"):
+        use_theme(tone)
+        panel.scroll_into_view_if_needed()
+        move()
+        page.wait_for_timeout(600)  # until the new theme's colours are drawn
+        panel.screenshot(path=SCREENSHOTS / f"{name}-{tone}.png")
+
+
+def compare_figures(panel: Locator, seen: dict[str, Any]) -> None:
+    """What the page says is what a look through the history gave: payments by state, calls by edge."""
+    states = list(seen["states"].values())
+    for name, count in (
+        ("committed", states.count("COMMITTED")),
+        ("declined", states.count("DECLINED")),
+        ("payments", len(states)),
+    ):
+        expect(panel.locator(f"[data-figure='{name}']")).to_have_text(str(count), timeout=PATIENCE_MS)
+    for edge, calls in seen["edges"].items():
+        said = f"link from {edge.replace(' ', ' to ')}, {calls} calls"
+        expect(panel.locator(f"[data-edge='{edge}']")).to_have_attribute("aria-label", said)
+    expect(panel.locator(".banner")).to_have_attribute("data-ok", "true")
+
+
+def open_a_timeline(panel: Locator) -> None:
+    """A click on a payment's row shows its diagram."""
+    row = panel.locator(".row").first
+    payment = row.get_attribute("data-payment")
+    row.click()
+    expect(panel.locator(".drawer svg")).to_be_visible(timeout=PATIENCE_MS)
+    expect(panel.locator(".drawer")).to_have_attribute("data-payment", payment or "")
+    panel.get_by_role("button", name="Close").click()
+
+
+def break_by_keyboard(page: Page, panel: Locator) -> None:
+    """Arrows walk from node to node, Enter opens the menu, arrows choose, Enter does."""
+    panel.locator("[data-node='boreal-1']").focus()
+    page.keyboard.press("ArrowRight")
+    expect(panel.locator("[data-node='boreal-2']")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    be(panel, "boreal-2", "paused")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    be(panel, "boreal-2", "down")
+    link = panel.locator("[data-edge='gateway logger']")
+    link.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(link).to_have_attribute("class", re.compile(r"\bcut\b"), timeout=PATIENCE_MS)
+
+
+@pytest.mark.browser
+def test_a_network_is_watched_and_broken(
+    page: Page, open_cells: Open, run_cell: Run, use_theme: Theme
+) -> None:
+    """Figures are those of the history; nodes die by mouse and by keyboard, also while a cell is busy."""
+    complaints = open_cells("network.ipynb", NETWORK)
+    run_cell(0)
+    panel = page.locator(".paylab-network")
+    expect(panel.locator("[data-node='gateway']")).to_be_visible(timeout=PATIENCE_MS)
+    compare_figures(panel, told(run_cell(1)))
+    # The still picture is there for readers without a kernel, and hidden while the panel lives.
+    still = page.locator("[data-paylab] img")
+    expect(still).to_have_attribute("alt", re.compile(r"after 9 payments \(8 committed, 1 declined\)"))
+    expect(still).to_be_hidden()
+
+    def travel() -> None:
+        run_cell(5)
+        page.wait_for_function(TRAVELLING, timeout=PATIENCE_MS)
+
+    picture(page, panel, "network", use_theme, move=travel)
+    open_a_timeline(panel)
+    # A click does not wait for a busy cell.
+    busy = run_cell(2)
+    expect(busy).to_contain_text("asleep", timeout=PATIENCE_MS)
+    panel.locator("[data-node='alpine-1']").click()
+    panel.get_by_role("menuitem", name="Crash").click()
+    be(panel, "alpine-1", "down")
+    expect(page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    break_by_keyboard(page, panel)
+    picture(page, panel, "network-broken", use_theme)
+    panel.get_by_role("button", name="Heal the network").click()
+    expect(panel.locator(".edge.cut")).to_have_count(0, timeout=PATIENCE_MS)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
+    expect(busy).to_contain_text("KeyboardInterrupt", timeout=PATIENCE_MS)
+    after = told(run_cell(3))
+    assert after["ok"]
+    assert {node for node, up in after["up"].items() if not up} == {"alpine-1", "boreal-2"}
+    # A violation turns the banner red.
+    expect(run_cell(4)).to_contain_text("tampered 1 False", timeout=PATIENCE_MS)
+    expect(panel.locator(".banner")).to_have_attribute("data-ok", "false", timeout=PATIENCE_MS)
+    expect(panel.locator(".found")).to_contain_text("boreal/bob says 7")
+    # Once nothing moves nothing is drawn.
+    page.wait_for_function("() => !document.querySelector('.paylab-network').paylab.frames.asked")
+    drawn = "() => document.querySelector('.paylab-network').paylab.frames.drawn"
+    before = page.evaluate(drawn)
+    page.wait_for_timeout(500)
+    assert page.evaluate(drawn) == before > 0
+    assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_timeline_is_walked(page: Page, open_cells: Open, run_cell: Run, use_theme: Theme) -> None:
+    """Arrow keys step both ways and the cards follow; Python knows the row; an arrow shows its code."""
+    complaints = open_cells("timeline.ipynb", TIMELINE)
+    run_cell(0)
+    panel = page.locator(".paylab-timeline")
+    view = panel.locator(".view")
+    expect(view).to_be_visible(timeout=PATIENCE_MS)
+    view.focus()
+    page.keyboard.press("Home")
+    expect(panel.locator(".where")).to_contain_text("event 1 of")
+    alpine = panel.locator("[data-card='alpine']")
+    expect(alpine).to_contain_text("100.00 EUR")
+    steps = 0
+    while "held" not in alpine.inner_text():
+        page.keyboard.press("ArrowDown")
+        steps += 1
+        assert steps < 60
+    expect(alpine).to_contain_text("100.00 EUR, 12.50 EUR held")
+    row = panel.get_attribute("data-row")
+    page.keyboard.press("ArrowUp")
+    expect(alpine).not_to_contain_text("held")
+    page.keyboard.press("ArrowDown")
+    expect(alpine).to_contain_text("held")
+    picture(page, panel, "timeline", use_theme)
+    # The page tells Python where it stands a moment later.
+    page.wait_for_timeout(500)
+    expect(run_cell(1)).to_contain_text(f"{row} alpine-", timeout=PATIENCE_MS)
+    # The request that the coordinator sent, and the code that sent it.
+    page.evaluate(
+        """() => {
+          const {rows, go} = document.querySelector(".paylab-timeline").paylab;
+          const arrow = rows.arrows.find(one => rows.table.texts[rows.table.label[one.row]] === "Prepare");
+          go(arrow.from);
+        }"""
+    )
+    view.focus()
+    page.keyboard.press("Enter")
+    expect(panel.locator(".place")).to_contain_text("paylab/nodes/coordinator.py:", timeout=PATIENCE_MS)
+    expect(panel.locator(".message")).to_contain_text("items=")
+    # Playing goes on by itself, and stops at the end.
+    view.focus()
+    page.keyboard.press("Home")
+    panel.get_by_label("Speed").select_option("20")
+    panel.get_by_role("button", name="Play (space)").click()
+    expect(panel.locator(".where")).to_have_text(re.compile(r"event (\d+) of \1$"), timeout=PATIENCE_MS)
+    assert complaints == []
