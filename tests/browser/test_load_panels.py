@@ -1,6 +1,7 @@
 """Workload panel and ledger table in JupyterLab: by mouse and keyboard, while a cell runs, and closed."""
 
 import json
+import os
 import re
 import urllib.request
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).parents[2]
-SCREENSHOTS = ROOT / "build" / "screenshots"
+SCREENSHOTS = ROOT / os.environ.get("PAYLAB_SCREENSHOTS", "build/screenshots")
 TOKEN = "reader"
 CELLS = [
     """import paylab
@@ -140,7 +141,7 @@ def shoot(page: Page, panel: str, name: str) -> None:
         )
         light = str(theme == "Light").lower()
         page.wait_for_selector(f'body[data-jp-theme-light="{light}"]', state="attached")
-        page.locator(panel).screenshot(path=SCREENSHOTS / f"{name}_{theme.lower()}.png")
+        page.locator(panel).screenshot(path=SCREENSHOTS / f"{name}-{theme.lower()}.png")
 
 
 @pytest.mark.browser
@@ -172,7 +173,7 @@ def test_a_load_by_mouse_and_keyboard(notebook: tuple[Page, list[str]]) -> None:
         arg=before,
         timeout=PATIENCE_MS,
     )
-    shoot(page, ".paylab-workload", "workload_panel")
+    shoot(page, ".paylab-workload", "workload")
     page.focus(".paylab-workload button.stop")
     page.keyboard.press("Space")
     expect(page.locator(".paylab-workload .state")).to_contain_text("Done", timeout=PATIENCE_MS)
@@ -217,7 +218,7 @@ def test_the_ledger_table_is_live_and_can_be_searched(notebook: tuple[Page, list
     expect(second).to_have_attribute("aria-selected", "true", timeout=PATIENCE_MS)
     chosen = second.get_attribute("data-account")
     until(page, "print(table.account, table.search, table.order)", f"{chosen} boreal/load- -posted")
-    shoot(page, ".paylab-ledgers", "ledger_table")
+    shoot(page, ".paylab-ledgers", "ledgers")
     assert complaints == []
 
 
