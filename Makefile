@@ -66,7 +66,7 @@ pictures: $(READY) ## Draw the README's pictures anew into notebooks/images
 
 .PHONY: screenshots
 screenshots: $(READY) ## Photograph the panels in a browser, light and dark, into notebooks/images
-	@PAYLAB_SCREENSHOTS=notebooks/images $(BIN)/python -m pytest -q tests/browser/test_panels.py
+	@PAYLAB_SCREENSHOTS=notebooks/images $(BIN)/python -m pytest -q tests/browser/test_panels.py tests/browser/test_load_panels.py
 	@echo "Wrote the pictures of the panels into notebooks/images."
 
 .PHONY: measure

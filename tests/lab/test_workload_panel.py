@@ -126,8 +126,12 @@ def test_a_page_that_goes_takes_its_load_with_it(
     assert load.sending
     asks(panel, "page", page="second", here=False)
     eventually(lambda: load.done)
+    long_ago = time.monotonic() - workload_panel.SILENT_WITHOUT_SUBSHELLS_S - 1
+    panel._pages["third"] = long_ago
     load = lab.load(10, "1 h")
-    panel._pages["third"] = time.monotonic() - workload_panel.SILENT_WITHOUT_SUBSHELLS_S - 1
+    eventually(lambda: load.now().ended > 3)
+    assert load.sending  # a page is silent while there is no load
+    panel._followed_at = long_ago
     eventually(lambda: load.done)
     load = lab.load(10, "1 h")
     panel.close()

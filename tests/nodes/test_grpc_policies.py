@@ -11,9 +11,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from paylab.core.balancing import Call, Endpoint, RoundRobin
+from paylab.core.balancing import Call, Endpoint, RingHash, RoundRobin
 from paylab.core.health import OutlierDetector, OutlierRules
 from paylab.lab.simulation.choices import seeded
+from paylab.nodes.interceptors import ACCOUNT_KEY
 
 TIMEOUT_S = 20.0
 NOT_SERVING, SERVING = health_pb2.HealthCheckResponse.NOT_SERVING, health_pb2.HealthCheckResponse.SERVING
@@ -65,9 +66,9 @@ def ask(servers: list[Plain], config: dict[str, Any], count: int, *, again: Any 
         return [_one(who) for _ in range(count)]
 
 
-def _one(who: Any) -> str:
+def _one(who: Any, key: str = "") -> str:
     try:
-        answer: bytes = who(b"", wait_for_ready=True, timeout=TIMEOUT_S)
+        answer: bytes = who(b"", metadata=[(ACCOUNT_KEY, key)], wait_for_ready=True, timeout=TIMEOUT_S)
     except grpc.RpcError:
         return ""
     return answer.decode()
@@ -91,6 +92,49 @@ def test_health_checking_takes_a_server_out(plain: list[Plain]) -> None:
     with grpc.insecure_channel(target, (("grpc.service_config", json.dumps(config)),)) as channel:
         who: Any = channel.unary_unary("/demo/Who")
         assert {_one(who) for _ in range(20)} == {"b"}
+
+
+def owners(who: Any, keys: list[str]) -> dict[str, str]:
+    """Who answers for each key, which always is the same one."""
+    found: dict[str, str] = {}
+    for _ in range(3):
+        for key in keys:
+            answer = who(b"", metadata=[(ACCOUNT_KEY, key)], wait_for_ready=True, timeout=TIMEOUT_S).decode()
+            assert found.setdefault(key, answer) == answer
+    return found
+
+
+def test_ring_hash_keeps_keys_where_ours_keeps_them(
+    plain: list[Plain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key stays at its server, and when one leaves its keys alone move; each of three has its share."""
+    # gRPC's ring hashes a call's header only if it is asked to (proposal A76).
+    monkeypatch.setenv("GRPC_EXPERIMENTAL_RING_HASH_SET_REQUEST_HASH_KEY", "true")
+    plain.append(Plain("c"))
+    ring = {"minRingSize": 1024, "maxRingSize": 4096, "requestHashHeader": ACCOUNT_KEY}
+    config = json.dumps({"loadBalancingConfig": [{"ring_hash_experimental": ring}]})
+    target = "ipv4:" + ",".join(f"127.0.0.1:{one.port}" for one in plain)
+    keys = [f"alpine/account-{n}" for n in range(90)]
+    with grpc.insecure_channel(target, (("grpc.service_config", config),)) as channel:
+        who: Any = channel.unary_unary("/demo/Who")
+        theirs = owners(who, keys)
+        plain[0].server.stop(None).wait()
+        of_a = next(key for key in keys if theirs[key] == "a")
+        assert any(_one(who, of_a) not in ("", "a") for _ in range(100))  # its connection is known to be gone
+        theirs_without_a = owners(who, keys)
+
+    offered = [Endpoint(name, "demo", 1.0, 1.0) for name in ("a", "b", "c")]
+    policy = RingHash()
+
+    def ours(endpoints: list[Endpoint]) -> dict[str, str]:
+        return {key: policy.pick(endpoints, Call(seeded("unused"), key=key)).server for key in keys}
+
+    for before, after in ((theirs, theirs_without_a), (ours(offered), ours(offered[1:]))):
+        shares = Counter(before.values())
+        assert set(shares) == {"a", "b", "c"}
+        assert min(shares.values()) >= len(keys) / 3 / 3
+        moved = {key for key in keys if before[key] != after[key]}
+        assert moved == {key for key in keys if before[key] == "a"}
 
 
 def test_outlier_detection_ejects_whom_ours_ejects(plain: list[Plain]) -> None:

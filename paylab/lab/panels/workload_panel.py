@@ -73,6 +73,8 @@ class WorkloadPanel(Panel):
         self._starting = threading.Lock()
         # When each page that shows the panel last said so.
         self._pages: dict[str, float] = {}
+        # A page says nothing while there is no load.
+        self._followed_at = 0.0
         super().__init__(lab, **settings)
         hears = hasattr(self.comm, "_reply_subshell_for")
         self._silent_s = SILENT_S if hears else SILENT_WITHOUT_SUBSHELLS_S
@@ -100,7 +102,7 @@ class WorkloadPanel(Panel):
     def follow(self, load: Load) -> None:
         """Show a load, wherever it was started; `lab.load` calls this."""
         if load is not self.load:
-            self.load = load
+            self.load, self._followed_at = load, time.monotonic()
             self._start(lambda: self._await_end(load))
             self.wake(0.0)
 
@@ -219,7 +221,8 @@ class WorkloadPanel(Panel):
             self.points = _points(load.ticks)
         self.marks = [[round(at_s, 2), what] for at_s, what in load.marks]
         if not load.done:
-            if self._pages and time.monotonic() - max(self._pages.values()) > self._silent_s:
+            heard_at = max([self._followed_at, *self._pages.values()])
+            if self._pages and time.monotonic() - heard_at > self._silent_s:
                 load.stop()
             self.wake(TELL_S)
 
