@@ -162,6 +162,9 @@ class FaultyStore(SimStore):
 class FaultyHost(GrpcHost):
     """A real host whose messages, disk and clock can be disturbed."""
 
+    # Only the commits of a real node can be counted on, so it has no other place to die at.
+    steps: None = None
+
     def __init__(self, *args: Any, links: Links, **kwargs: Any) -> None:
         """Must be made on the event loop that will own every aio object of this host."""
         super().__init__(*args, **kwargs)

@@ -15,8 +15,8 @@ import grpc
 from sqlalchemy import Connection
 
 from paylab.core.authorization import Role
-from paylab.core.backoff import equal_jitter
 from paylab.core.payment import REDRIVEN, SHORT
+from paylab.core.retry_schedule import RetrySchedule, next_try_s
 from paylab.errors import OutcomeUnknown, Overloaded
 from paylab.nodes import queue_store, wire
 from paylab.nodes.host import Host
@@ -34,26 +34,14 @@ PUSHBACK_S = 1.0
 # Less than a lease: whoever tries has given up before somebody else may try.
 TRY_TIMEOUT_S = 20.0
 LEASE_S = 30.0
+# Another process over our store may have died: we look so often without being told.
+LOOK_EVERY_S = 10.0
+# Payments tried at the same time by one process, each of another payer.
+AT_ONCE_MAX = 16
+# About 100 MB on disk; what comes then is refused, and waits in the gateway's outbox.
+LENGTH_MAX = 200_000
 WAITING_STATES = (gateway_pb.QUEUED, gateway_pb.PREPARING)
-
-
-@dataclass(frozen=True, slots=True)
-class RetrySchedule:
-    """Full jitter between tries, and when to stop."""
-
-    base_s: float = 0.5
-    cap_s: float = 60.0
-    # With a cap of 60 s this is about five hours of trying.
-    tries_max: int = 600
-    # Payments tried at the same time by one process, each of another payer.
-    at_once_max: int = 16
-    # A payment that waits for funds is tried after half to all of this time: hourly, for about a week.
-    funds_every_s: float = 3_600.0
-    funds_tries_max: int = 220
-    # Another process over our store may have died: we look so often without being told.
-    look_every_s: float = 10.0
-    # About 100 MB on disk; what comes then is refused, and waits in the gateway's outbox.
-    length_max: int = 200_000
+SETTLED_STATES = (gateway_pb.COMMITTED, gateway_pb.DECLINED, gateway_pb.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +57,18 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
 
     role = Role.QUEUE
 
-    def __init__(self, host: Host, *, schedule: RetrySchedule | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *,
+        schedule: RetrySchedule | None = None,
+        length_max: int = LENGTH_MAX,
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
         """Keep the queue in the store "queue", which other processes may share."""
         super().__init__(host)
+        self._length_max = length_max
+        self._look_every_s = look_every_s
         self._schedule = schedule or RetrySchedule()
         self._store = host.store("queue")
         self._worker = f"{self.name}/{host.new_id()}"
@@ -104,10 +101,10 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
 
         def change(connection: Connection) -> bool:
             # A batch may overshoot by its own length: one that must fit in whole would wait for ever.
-            if rows and queue_store.waiting(connection) >= self._schedule.length_max:
+            if rows and queue_store.waiting(connection) >= self._length_max:
                 return False
             queue_store.take_in(connection, rows)
-            queue_store.take_up(connection, again, due_at_s=self.host.now())
+            queue_store.take_up(connection, again, now=self.host.now())
             queue_store.forget(connection, gone)
             return True
 
@@ -146,14 +143,14 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         return [_message(row) for row in rows]
 
     def _row(self, item: pb.EnqueueItem) -> dict[str, Any]:
-        now, short = self.host.now(), item.reason == SHORT
+        now = self.host.now()
         return {
             "payment": item.payment,
             "payer": item.payer,
-            "in_order": not short,
+            "in_order": item.reason != SHORT,
             "reason": item.reason,
             "queued_at_s": now,
-            "due_at_s": now + self._delay_s(1, short=short),
+            "due_at_s": self._due_at_s(0, now, item.reason) or now,
         }
 
     # Trying again -------------------------------------------------------------------------------
@@ -162,10 +159,10 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         """Try whatever is due, as much at once as may be; then wait for the next."""
         while True:
             self._woken.clear()
-            now, free = self.host.now(), self._schedule.at_once_max - self._trying
+            now, free = self.host.now(), AT_ONCE_MAX - self._trying
             limit = int(min(free, self._breaker.room(now=now)))
             if not limit:
-                await self._wait(self._breaker.opens_in_s(now=now) or self._schedule.look_every_s)
+                await self._wait(self._breaker.opens_in_s(now=now) or self._look_every_s)
                 continue
             entries = await self._store.run(
                 partial(queue_store.lease, worker=self._worker, now=now, until_s=now + LEASE_S, limit=limit)
@@ -176,50 +173,49 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
                 self.host.spawn(self._try(entry))
             if not entries:
                 next_s = await self._store.run(queue_store.next_due_s)
-                await self._wait(self._schedule.look_every_s if next_s is None else next_s - self.host.now())
+                await self._wait(self._look_every_s if next_s is None else next_s - self.host.now())
 
     async def _wait(self, seconds: float) -> None:
         """Until something changes, at most so long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(max(0.0, seconds), self._schedule.look_every_s)):
+            async with asyncio.timeout(min(max(0.0, seconds), self._look_every_s)):
                 await self._woken.wait()
 
     async def _try(self, entry: Any) -> None:
         """Ask for one more attempt, then drop the entry, put it off or give it up."""
         try:
-            tried = await self._redrive(entry.payment)
-            if tried.state in WAITING_STATES and self._tired(entry, tried.reason):
-                tried = await self._give_up(entry.payment, tried)
-            if tried.state is None or tried.state in (*WAITING_STATES, gateway_pb.DEAD_LETTER):
-                await self._put_back(entry, tried)
-            else:
+            tried, due_at_s = await self._redrive(entry.payment), None
+            # A call that never reached the gateway is no try of the payment's.
+            tries = entry.tries + (tried.state is not None)
+            if tried.state is None or tried.state in WAITING_STATES:
+                due_at_s = self._due_at_s(tries, entry.queued_at_s, tried.reason)
+                if due_at_s is None:
+                    tried = await self._give_up(entry.payment, tried)
+            if tried.state in SETTLED_STATES:
                 settle = partial(queue_store.settle, payment=entry.payment, payer=entry.payer)
                 await self._store.run(partial(settle, worker=self._worker))
+            else:
+                await self._put_back(entry, tried, tries=tries, due_at_s=due_at_s)
         finally:
             self._trying -= 1
             self._woken.set()
 
-    async def _put_back(self, entry: Any, tried: Tried) -> None:
+    async def _put_back(self, entry: Any, tried: Tried, *, tries: int, due_at_s: float | None) -> None:
         """Let it wait for its next try, or rest among the dead letters."""
-        now, short = self.host.now(), tried.reason == SHORT
+        now = self.host.now()
         changed: dict[str, Any] = {
             "history": [*entry.history, [now, tried.reason]][-HISTORY_MAX:],
             "reason": tried.reason,
-            # A call that never reached the gateway is no try of the payment's.
-            "tries": entry.tries + (tried.state is not None),
+            "tries": tries,
             # What waits for funds lets others of its payer pass, from now on.
-            "in_order": entry.in_order and not short,
+            "in_order": entry.in_order and tried.reason != SHORT,
+            # It should have been given up, and was not: soon somebody tries that again.
+            "due_at_s": now + LOOK_EVERY_S if due_at_s is None else due_at_s,
         }
-        changed["due_at_s"] = now + self._delay_s(entry.tries + 2, short=short)
         if tried.state == gateway_pb.DEAD_LETTER:
             changed["place"] = DEAD
         put = partial(queue_store.put_back, payment=entry.payment, payer=entry.payer, worker=self._worker)
         await self._store.run(partial(put, **changed))
-
-    def _tired(self, entry: Any, reason: str) -> bool:
-        """Whether this was the last try."""
-        most = self._schedule.funds_tries_max if reason == SHORT else self._schedule.tries_max
-        return bool(entry.tries + 1 >= most)
 
     async def _redrive(self, payment: str) -> Tried:
         """What the gateway makes of it; nothing is known after a call that failed."""
@@ -249,12 +245,15 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
     def _gateway(self) -> "gateway_pb_grpc.PaymentGatewayAsyncStub":
         return gateway_pb_grpc.PaymentGatewayStub(self.host.channel("gateway"))
 
-    def _delay_s(self, attempt: int, *, short: bool) -> float:
-        if short:
-            every_s = self._schedule.funds_every_s
-            return equal_jitter(1, base_s=every_s, cap_s=every_s, rng=self.host.rng)
-        return self.host.decisions.queue_delay(
-            attempt, base_s=self._schedule.base_s, cap_s=self._schedule.cap_s, rng=self.host.rng
+    def _due_at_s(self, tries: int, queued_at_s: float, reason: str) -> float | None:
+        return next_try_s(
+            self._schedule,
+            tries=tries,
+            now=self.host.now(),
+            queued_at_s=queued_at_s,
+            reason=reason,
+            delay=self.host.decisions.queue_delay,
+            rng=self.host.rng,
         )
 
 

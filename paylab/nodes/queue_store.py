@@ -99,9 +99,9 @@ def take_in(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         _advance(connection, {row["payer"] for row in fresh.values()})
 
 
-def take_up(connection: Connection, payments: Sequence[str], *, due_at_s: float) -> None:
-    """Let dead letters wait again, and whoever still works on one lose it; their history stays."""
-    alive = {"place": FRONT, "in_order": False, "worker": "", "tries": 0, "due_at_s": due_at_s}
+def take_up(connection: Connection, payments: Sequence[str], *, now: float) -> None:
+    """Let dead letters wait anew, and whoever still works on one lose it; their history stays."""
+    alive = {"place": FRONT, "in_order": False, "worker": "", "tries": 0, "due_at_s": now, "queued_at_s": now}
     connection.execute(update(ENTRIES).where(ENTRIES.c.payment.in_(payments)).values(alive))
 
 

@@ -351,7 +351,7 @@ def test_backoff_reproduces_the_article() -> None:
 
 def test_a_key_prevents_duplicates_on_the_network() -> None:
     """With most answers lost, a key leaves none, and without one there are many."""
-    result = quickly("duplicates", 2, payments=5, lost_replies=[0.6])
+    result = quickly("duplicates-network", 2, payments=5, lost_replies=[0.6])
     extra = {row["key"]: row for row in result.rows if row["measure"] == "extra_charges"}
     assert (extra[True]["measured"], extra[True]["met"], extra[True]["sample"]) == (0, True, 10)
     assert extra[False]["measured"] > 0.3

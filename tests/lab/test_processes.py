@@ -15,6 +15,7 @@ import pytest
 
 from paylab import Lab, Receipt
 from paylab.core.coordinator import Timing
+from paylab.core.retry_schedule import RetrySchedule
 from paylab.errors import LabError, OutcomeUnknown
 from paylab.lab.clients import LabClient
 from paylab.lab.loop import LabFuture
@@ -22,7 +23,7 @@ from paylab.lab.processes.death import Death
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
-from paylab.nodes.offline_queue import OfflineQueue, RetrySchedule
+from paylab.nodes.offline_queue import OfflineQueue
 from paylab.nodes.passwords import PasswordCost
 from paylab.nodes.transaction_logger import TransactionLogger
 

@@ -10,6 +10,7 @@ from paylab import Lab, Receipt
 from paylab.core.coordinator import Coordinator, Timing
 from paylab.core.effects import Append, Effect, EndRecord
 from paylab.core.messages import Ack
+from paylab.core.retry_schedule import RetrySchedule
 from paylab.errors import LabError, NotFound, WrongState
 from paylab.lab.clients import LabClient
 from paylab.lab.faults import at, crash_at_commit
@@ -18,7 +19,7 @@ from paylab.lab.operator import InDoubt, Retried
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
-from paylab.nodes.offline_queue import OfflineQueue, RetrySchedule
+from paylab.nodes.offline_queue import OfflineQueue
 from paylab.nodes.passwords import PasswordCost
 
 Eventually = Callable[..., None]

@@ -7,12 +7,13 @@ import pytest
 
 from paylab import Lab, Receipt
 from paylab.core.coordinator import Timing
+from paylab.core.retry_schedule import RetrySchedule
 from paylab.errors import OutcomeUnknown
 from paylab.lab.clients import LabClient
 from paylab.lab.loop import LabFuture
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.host import Host
-from paylab.nodes.offline_queue import OfflineQueue, RetrySchedule
+from paylab.nodes.offline_queue import OfflineQueue
 from paylab.nodes.passwords import PasswordCost
 
 PAYMENTS = 60

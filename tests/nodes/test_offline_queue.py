@@ -11,13 +11,14 @@ from paylab import Lab, Receipt
 from paylab.core.authorization import Identity, Role
 from paylab.core.coordinator import Timing
 from paylab.core.money import Money
+from paylab.core.retry_schedule import RetrySchedule
 from paylab.errors import LabError, NotFound, WrongState
 from paylab.lab.clients import LabClient
 from paylab.lab.operator import Queued
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.events import Event, Kind
 from paylab.nodes.host import Host
-from paylab.nodes.offline_queue import LEASE_S, OfflineQueue, RetrySchedule
+from paylab.nodes.offline_queue import LEASE_S, OfflineQueue
 from paylab.nodes.passwords import PasswordCost
 from paylab.pb import offline_queue_pb2 as pb
 from paylab.pb import offline_queue_pb2_grpc as pb_grpc
@@ -41,9 +42,8 @@ class HastyQueue(OfflineQueue):
     """Tries again soon, and for as long as a test may take."""
 
     def __init__(self, host: Host) -> None:
-        super().__init__(
-            host, schedule=RetrySchedule(base_s=0.1, cap_s=0.5, funds_every_s=0.2, look_every_s=0.05)
-        )
+        schedule = RetrySchedule(base_s=0.1, cap_s=0.5, funds_every_s=0.2)
+        super().__init__(host, schedule=schedule, look_every_s=0.05)
 
 
 class WearyQueue(OfflineQueue):
@@ -57,7 +57,7 @@ class ShortQueue(OfflineQueue):
     """Full with two."""
 
     def __init__(self, host: Host) -> None:
-        super().__init__(host, schedule=RetrySchedule(base_s=0.1, cap_s=0.5, length_max=2))
+        super().__init__(host, schedule=RetrySchedule(base_s=0.1, cap_s=0.5), length_max=2)
 
 
 async def second_queue(lab: Lab) -> Host:

@@ -74,7 +74,7 @@ class SimCall:
         self._local = False
         self._waiters: list[Future[None]] = []
         self._callbacks: list[Callable[[Any], None]] = []
-        if host.dead:
+        if host.dead or host.step(f"before {method.name}"):
             return  # nothing leaves a dead node, and nothing comes back
         if request is not None:
             self.message = method.serialize(request)
@@ -82,6 +82,7 @@ class SimCall:
         if self.deadline_ns is not None:
             host.world.deadlines.add(self)
         self._send()
+        host.step(f"sent {method.name}")
 
     def _send(self) -> None:
         host, link = self.host, self.method.out
@@ -96,7 +97,7 @@ class SimCall:
 
     def answer(self, status: tuple[grpc.StatusCode, str, Any, bytes | None]) -> None:
         """The end has arrived: code, details, trailing metadata and the response of a unary call."""
-        if self._code is None:
+        if self._code is None and not self.host.step(f"answered {self.method.name}"):
             code, self._details, self._trailing, self._payload = status
             self._finish(code)
 

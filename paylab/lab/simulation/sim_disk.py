@@ -95,8 +95,8 @@ class SimStore(Store):
         self, transaction: Callable[[Connection], T], *, told: Callable[[T], None] | None = None
     ) -> T:
         """Run a transaction and return its result once that is durable. Raises what it raises."""
-        armed = self._host.crash_point
-        if armed is None:
+        armed, host = self._host.crash_point, self._host
+        if armed is None and host.steps is None:
             return await super().run(transaction, told=told)
         wrote = False
 
@@ -107,18 +107,22 @@ class SimStore(Store):
             before = _changes(connection)
             result = transaction(connection)
             wrote = _changes(connection) > before
-            if wrote and armed.point is CommitPoint.BEFORE and armed.reached():
-                self._host.die_of(armed)
+            if wrote and armed and armed.point is CommitPoint.BEFORE and armed.reached():
+                host.die_of(armed)
+                raise NodeDied
+            if host.steps and host.step("before a write" if wrote else "before a read"):
                 raise NodeDied
             return result
 
         result = await super().run(watched, told=told)
-        if wrote and armed.point is not CommitPoint.BEFORE and armed.reached():
+        if wrote and armed and armed.point is not CommitPoint.BEFORE and armed.reached():
             if armed.point is CommitPoint.UNANSWERED:
-                self._host.die_of(armed)
+                host.die_of(armed)
                 await asyncio.sleep(0)  # from which a dead node's code never comes back
             else:
-                self._host.die_soon_of(armed)
+                host.die_soon_of(armed)
+        if host.steps and host.step("after a write" if wrote else "after a read"):
+            await asyncio.sleep(0)  # the same
         return result
 
 

@@ -53,6 +53,25 @@ class ArmedCrash:
         return self._left == 0
 
 
+class Steps:
+    """Every place before and after a call that a node makes on its host; the node may be told to die at one.
+
+    A write has a place before and one after it; a call to another node one before, one when it has left and
+    one when the answer comes; a sleep and a timer one before and one after; what is spawned has one.
+    """
+
+    def __init__(self, crash: Callable[[], Coroutine[Any, Any, None]], *, nth: int = 0) -> None:
+        """Die at the `nth` place from now on, or at none; `crash` does the bookkeeping once it is dead."""
+        self.crash = crash
+        self.places: list[str] = []
+        self._nth = nth
+
+    def reached(self, place: str) -> bool:
+        """Count one place; whether it is the one."""
+        self.places.append(place)
+        return len(self.places) == self._nth
+
+
 class SimHost:
     """A node's host in a simulated world."""
 
@@ -70,6 +89,7 @@ class SimHost:
         # What the node would have done while it is paused or after its death.
         self.frozen: list[asyncio.Handle] | None = None
         self.crash_point: ArmedCrash | None = None
+        self.steps: Steps | None = None
         # Calls under way that this node made.
         self.calls: dict[SimCall, None] = {}
         self.credentials = {
@@ -97,19 +117,24 @@ class SimHost:
 
     async def sleep(self, seconds: float) -> None:
         """Wait in virtual time."""
+        self.step("before a sleep")
         await asyncio.sleep(seconds)
+        if self.step("after a sleep"):
+            await self.world.loop.create_future()  # from which a dead node's code never comes back
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         """Run `callback` later; a crash forgets it."""
+        self.step("before a timer")
         if not self.dead:
             self.world.loop.call_later(delay_s, self._fire, callback, context=self.context.copy())
 
     def _fire(self, callback: Callable[[], None]) -> None:
-        if not self.dead:
+        if not self.dead and not self.step("after a timer"):
             callback()
 
     def spawn(self, work: Coroutine[Any, Any, T], *, daemon: bool = False) -> asyncio.Task[T]:
         """Start a task in a context that holds nothing but whose it is."""
+        self.step("before a spawn")
         context = self.daemon_context if daemon else self.context
         task = self.world.loop.create_task(work, context=context.copy())
         self._tasks[task] = daemon
@@ -197,8 +222,15 @@ class SimHost:
             for served in server.calls:
                 self.world.refuse(served.call, "Socket closed")
 
-    def die_of(self, armed: ArmedCrash) -> None:
-        """Die at a commit, and have the lab know."""
+    def step(self, place: str) -> bool:
+        """Pass a place before or after a call on this host; whether the node has died of it."""
+        if self.steps is None or self.dead or not self.steps.reached(place):
+            return False
+        self.die_of(self.steps)
+        return True
+
+    def die_of(self, armed: "ArmedCrash | Steps") -> None:
+        """Die at the place that was named, and have the lab know."""
         self.crash_point = None
         self.die()
         self.world.job(armed.crash())

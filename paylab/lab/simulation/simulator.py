@@ -20,7 +20,7 @@ from paylab.lab.simulation.choices import Choices
 from paylab.lab.simulation.sim_calls import SimCall
 from paylab.lab.simulation.sim_deadlines import Deadlines
 from paylab.lab.simulation.sim_disk import Disk, SimDatabases
-from paylab.lab.simulation.sim_host import ArmedCrash, SimHost
+from paylab.lab.simulation.sim_host import ArmedCrash, SimHost, Steps
 from paylab.lab.simulation.sim_network import Network
 from paylab.lab.simulation.sim_server import SimServer
 from paylab.lab.simulation.virtual_thread import VirtualThread
@@ -261,6 +261,19 @@ class SimWorld:
                 host.crash_point = ArmedCrash(point, crash, nth=nth)
 
         self._change(change)
+
+    def crash_at_step(
+        self, node: str, crash: Callable[[], Coroutine[Any, Any, None]], *, nth: int = 0
+    ) -> Steps:
+        """Kill a node at its `nth` step from now on (`Steps`), or let it only count them."""
+        steps = Steps(crash, nth=nth)
+
+        def change() -> None:
+            for host in self._alive(node):
+                host.steps = steps
+
+        self._change(change)
+        return steps
 
     def _change(self, change: Callable[[], object]) -> None:
         def run() -> None:
