@@ -20,7 +20,7 @@ def open_and_run(page: Page, address: str, notebook: str) -> list[str]:
     # What is asked before the kernel answers is not run.
     page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_selector("text=came true", timeout=180_000)
+    page.wait_for_selector("text=came true", timeout=300_000)
     return complaints
 
 
