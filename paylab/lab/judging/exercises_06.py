@@ -354,7 +354,7 @@ EXERCISES = (
             "Return payments; an entry has payment, payer, due_at_s, waits_for_funds, being_tried.",
         ),
         (
-            "The entries are in the order in which they came: walk through them, and note whose head you met.",
+            "The entries are in the order in which they came: walk through, and note whose head you met.",
             "A head that is not due, or is being tried, holds up its own payer, and nobody else.",
             "What waits for funds stands in no line: it holds nobody up, and nobody holds it up.",
         ),

@@ -1,0 +1,67 @@
+"""The widgets of chapters 01 and 06, pressed by mouse in a real browser."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = ROOT / "build" / "screenshots"
+TOKEN = "reader"
+STDERR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
+
+
+def open_and_run(page: Page, address: str, notebook: str) -> list[str]:
+    """Open a chapter, run every cell, wait for the last; what the browser's console complained about."""
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"{address}/lab/tree/notebooks/{notebook}?token={TOKEN}")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    # What is asked before the kernel answers is not run.
+    page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_selector("text=came true", timeout=300_000)
+    return complaints
+
+
+@pytest.mark.browser
+def test_each_trouble_shows_its_outcome(page: Page, jupyter: str) -> None:
+    """The phone hears the same of a lost request and a lost answer, and the box tells them apart."""
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    complaints = open_and_run(page, jupyter, "01_nodes_and_rpc.ipynb")
+    assert page.locator(STDERR).count() == 0
+    outcomes = {
+        "request lost": "DEADLINE_EXCEEDED: Deadline Exceeded')\nin the box: 0 cents",
+        "answer lost": "DEADLINE_EXCEEDED: Deadline Exceeded')\nin the box: 5 cents",
+        "full server": "no coin fits in any more')\nin the box: 0 cents",
+    }
+    for trouble, outcome in outcomes.items():
+        page.get_by_role("button", name=trouble).click()
+        page.locator(".jp-OutputArea pre", has_text=outcome).wait_for(timeout=60_000)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"calls-{trouble.replace(' ', '-')}.png")
+    assert complaints == []
+
+
+@pytest.mark.browser
+def test_an_outage_is_painted(page: Page, jupyter: str) -> None:
+    """A pressed slot is an outage: another picture comes."""
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    complaints = open_and_run(page, jupyter, "06_retries_and_the_offline_queue.ipynb")
+    assert page.locator(STDERR).count() == 0
+    slot = page.get_by_role("button", name="160", exact=True)
+    picture = page.locator(".jp-Cell", has=slot).locator("img")
+    picture.wait_for(timeout=60_000)
+    before = picture.get_attribute("src")
+    slot.click()
+    page.wait_for_function(
+        "([picture, before]) => picture.isConnected === false || picture.src !== before",
+        arg=[picture.element_handle(), before],
+        timeout=60_000,
+    )
+    picture.wait_for(timeout=60_000)
+    assert picture.get_attribute("src") != before
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    picture.scroll_into_view_if_needed()
+    page.screenshot(path=SCREENSHOTS / "outage-painter.png")
+    assert complaints == []
