@@ -30,6 +30,7 @@ from paylab.core.participant import Change, State, Transaction
 from paylab.nodes import wire
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
+from paylab.nodes.statements import Statement, among
 
 TABLES = MetaData()
 ACCOUNTS = Table(
@@ -103,7 +104,7 @@ class BankStore:
     async def prepared(self, *, before_s: float, limit: int) -> list[Txn]:
         """Transactions, of whichever twin, that have been prepared since before then."""
         asked = {"before_s": before_s, "limit": limit}
-        rows = await self.store.run(lambda connection: connection.execute(_LONG_PREPARED, asked).all())
+        rows = await self.store.run(lambda connection: _LONG_PREPARED.rows(connection, asked))
         return [wire.txn_from_text(row.txn) for row in rows]
 
     async def open_accounts(self, opening: Sequence[Account], *, now: float) -> int:
@@ -170,7 +171,7 @@ class Books(Generic[Item, Answer]):
         txns = [str(item.txn) for item in items]
         self.rows: dict[Txn, Transaction] = {
             wire.txn_from_text(row.txn): _transaction(row)
-            for row in connection.execute(_SELECT_TRANSACTIONS, {"txns": txns})
+            for row in _SELECT_TRANSACTIONS.rows(connection, {"txns": json.dumps(txns)})
         }
         self._known = frozenset(self.rows)
         legs = [leg for row in self.rows.values() for leg in row.legs]
@@ -200,17 +201,15 @@ class Books(Generic[Item, Answer]):
         fresh = [row for row, txn in zip(rows, touched, strict=True) if txn not in self._known]
         changed = [row for row, txn in zip(rows, touched, strict=True) if txn in self._known]
         if fresh:
-            self._connection.execute(insert(TRANSACTIONS), fresh)
+            _INSERT_TRANSACTION.run(self._connection, fresh)
         if changed:
-            self._connection.execute(
-                _UPDATE_TRANSACTION, [{f"_{k}": v for k, v in row.items()} for row in changed]
+            _UPDATE_TRANSACTION.run(
+                self._connection, [{f"_{k}": v for k, v in row.items()} for row in changed]
             )
         accounts = dict.fromkeys(account.account for change in changes for account in change.accounts)
         if accounts:
             balances = [_account_row(self.accounts[name]) for name in accounts]
-            self._connection.execute(
-                _UPDATE_ACCOUNT, [{f"_{k}": v for k, v in row.items()} for row in balances]
-            )
+            _UPDATE_ACCOUNT.run(self._connection, [{f"_{k}": v for k, v in row.items()} for row in balances])
         lines = [
             (str(change.transaction.txn), line)
             for change in changes
@@ -220,16 +219,17 @@ class Books(Generic[Item, Answer]):
         _post(self._connection, lines, now=now)
 
 
-# Asked for ever, mostly in vain, so it is built once.
-_LONG_PREPARED = (
+_LONG_PREPARED = Statement(
     select(TRANSACTIONS.c.txn)
     .where((TRANSACTIONS.c.state == State.PREPARED) & (TRANSACTIONS.c.since_s < bindparam("before_s")))
     .order_by(TRANSACTIONS.c.txn)
     .limit(bindparam("limit"))
 )
-_SELECT_TRANSACTIONS = select(TRANSACTIONS).where(TRANSACTIONS.c.txn.in_(bindparam("txns", expanding=True)))
-_SELECT_ACCOUNTS = select(ACCOUNTS).where(ACCOUNTS.c.account.in_(bindparam("names", expanding=True)))
-_UPDATE_TRANSACTION = (
+_SELECT_TRANSACTIONS = Statement(select(TRANSACTIONS).where(among(TRANSACTIONS.c.txn, "txns")))
+_SELECT_ACCOUNTS = Statement(select(ACCOUNTS).where(among(ACCOUNTS.c.account, "names")))
+_INSERT_TRANSACTION = Statement(insert(TRANSACTIONS))
+_INSERT_POSTING = Statement(insert(POSTINGS), columns=("txn", "account", "amount_minor", "currency", "at_s"))
+_UPDATE_TRANSACTION = Statement(
     update(TRANSACTIONS)
     .where(TRANSACTIONS.c.txn == bindparam("_txn"))
     .values(
@@ -239,7 +239,7 @@ _UPDATE_TRANSACTION = (
         since_s=bindparam("_since_s"),
     )
 )
-_UPDATE_ACCOUNT = (
+_UPDATE_ACCOUNT = Statement(
     update(ACCOUNTS)
     .where(ACCOUNTS.c.account == bindparam("_account"))
     .values(posted_minor=bindparam("_posted_minor"), held_minor=bindparam("_held_minor"))
@@ -263,8 +263,8 @@ def _facts(bank: str, row: Transaction, change: Change) -> dict[str, Any]:
 
 
 def _accounts(connection: Connection, names: Iterable[str]) -> dict[str, Account]:
-    rows = connection.execute(_SELECT_ACCOUNTS, {"names": list(names)})
-    return {row["account"]: Account(**row) for row in rows.mappings()}
+    rows = _SELECT_ACCOUNTS.rows(connection, {"names": json.dumps(list(names))})
+    return {row.account: Account(**row._asdict() | {"closed": bool(row.closed)}) for row in rows}
 
 
 def _account_row(account: Account) -> dict[str, Any]:
@@ -301,4 +301,4 @@ def _post(connection: Connection, lines: Iterable[tuple[str, ledger.PostingLine]
         for txn, line in lines
     ]
     if rows:
-        connection.execute(insert(POSTINGS), rows)
+        _INSERT_POSTING.run(connection, rows)

@@ -17,9 +17,9 @@ from sqlalchemy import (
     Float,
     Integer,
     MetaData,
-    Select,
     String,
     Table,
+    bindparam,
     delete,
     func,
     insert,
@@ -30,6 +30,7 @@ from sqlalchemy import (
 from paylab.core.authorization import Role
 from paylab.nodes.host import Host
 from paylab.nodes.node import Node
+from paylab.nodes.statements import Statement
 from paylab.pb import offline_queue_pb2 as pb
 from paylab.pb import offline_queue_pb2_grpc as pb_grpc
 from paylab.pb import payment_gateway_pb2 as gateway_pb
@@ -48,6 +49,9 @@ ENTRIES = Table(
     Column("dead", Boolean, nullable=False),
     sqlite_autoincrement=True,
 )
+_MINE = ENTRIES.c.payment == bindparam("_payment")
+_SETTLED = Statement(delete(ENTRIES).where(_MINE))
+_TRIED = Statement(update(ENTRIES).where(_MINE), columns=("tries", "due_at_s", "reason", "dead"))
 LIST_DEFAULT = 1_000
 LIST_MAX = 10_000
 
@@ -159,7 +163,9 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         """Try every payment that is due and the oldest of its payer; then wait for the next."""
         while True:
             self._woken.clear()
-            heads = [row for row in await self._store.rows(self._heads) if row.payment not in self._trying]
+            heads = [
+                row for row in await self._store.run(self._read_heads) if row.payment not in self._trying
+            ]
             now, free = self.host.now(), self._schedule.at_once_max - len(self._trying)
             due = [row for row in heads if row.due_at_s <= now][:free]
             for row in due:
@@ -169,6 +175,9 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
                 # With no place free, the first that ends wakes us.
                 await self._wait(heads[0].due_at_s - now if heads and free else None)
 
+    def _read_heads(self, connection: Connection) -> list[Any]:
+        return self._heads.rows(connection, {})
+
     async def _wait(self, seconds: float | None) -> None:
         """Until something changes, at most so long."""
         with contextlib.suppress(TimeoutError):
@@ -177,20 +186,19 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
 
     async def _try(self, entry: Any) -> None:
         """Ask for one more attempt, then drop the entry, put it off or give it up."""
-        mine = ENTRIES.c.payment == entry.payment
+        mine = {"_payment": entry.payment}
         try:
             settled, reason = await self._redrive(entry.payment)
             tries = entry.tries + 1
-            change: Any = delete(ENTRIES).where(mine)
+            change, row = _SETTLED, mine
             if not settled:
                 dead = tries >= self._schedule.tries_max and await self._give_up(entry.payment, reason)
                 due_at_s = self.host.now() + self._delay_s(tries + 1)
-                change = (
-                    update(ENTRIES)
-                    .where(mine)
-                    .values(tries=tries, due_at_s=due_at_s, reason=reason, dead=dead)
+                change, row = (
+                    _TRIED,
+                    mine | {"tries": tries, "due_at_s": due_at_s, "reason": reason, "dead": dead},
                 )
-            await self._store.execute(change)
+            await self._store.run(lambda connection: change.run(connection, [row]))
         finally:
             self._trying.pop(entry.payment, None)
             self._woken.set()
@@ -220,7 +228,7 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         )
 
 
-def _heads(*, limit: int) -> Select[Any]:
+def _heads(*, limit: int) -> Statement:
     """The oldest waiting payment of each payer, the one that is due first in front."""
     oldest = (
         select(func.min(ENTRIES.c.seq).label("seq"))
@@ -229,4 +237,4 @@ def _heads(*, limit: int) -> Select[Any]:
         .subquery()
     )
     heads = select(ENTRIES).join(oldest, ENTRIES.c.seq == oldest.c.seq)
-    return heads.order_by(ENTRIES.c.due_at_s, ENTRIES.c.seq).limit(limit)
+    return Statement(heads.order_by(ENTRIES.c.due_at_s, ENTRIES.c.seq).limit(limit))

@@ -3,8 +3,9 @@
 What many callers ask for at the same time is written in one transaction, each statement once for all.
 """
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -30,6 +31,7 @@ from paylab.nodes.batching import Batcher
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.outbox import outbox_table, put
+from paylab.nodes.statements import Statement, among
 
 TABLES = MetaData()
 PAYMENTS = Table(
@@ -55,12 +57,12 @@ PAYMENTS = Table(
 )
 OUTBOX = outbox_table(TABLES)
 
-_INSERT = insert(PAYMENTS)
-_OPEN = select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment)
-_BY_KEY = select(PAYMENTS).where(PAYMENTS.c.key.in_(bindparam("keys", expanding=True)))
-_BY_ID = select(PAYMENTS).where(PAYMENTS.c.payment.in_(bindparam("payments", expanding=True)))
+_INSERT = Statement(insert(PAYMENTS))
+_OPEN = Statement(select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment))
+_BY_KEY = Statement(select(PAYMENTS).where(among(PAYMENTS.c.key, "keys")))
+_BY_ID = Statement(select(PAYMENTS).where(among(PAYMENTS.c.payment, "payments")))
 # What an attempt changes; the rest of a payment is written once.
-_UPDATE = (
+_UPDATE = Statement(
     update(PAYMENTS)
     .where(PAYMENTS.c.payment == bindparam("_payment"))
     .values(
@@ -110,7 +112,7 @@ class PaymentStore:
 
     async def open_payments(self) -> list[Payment]:
         """Every payment with an open attempt."""
-        rows = await self.store.rows(_OPEN)
+        rows = await self.store.run(lambda connection: _OPEN.rows(connection, {}))
         return [_payment(row) for row in rows]
 
     async def of_caller(self, caller: str, *, limit: int) -> list[Payment]:
@@ -150,7 +152,7 @@ class PaymentStore:
 
 def _claim_all(connection: Connection, wanted: Sequence[Payment]) -> list[Payment]:
     keys = [payment.key for payment in wanted]
-    rows = connection.execute(_BY_KEY, {"keys": keys})
+    rows = _BY_KEY.rows(connection, {"keys": json.dumps(keys)})
     owners = {(payment.caller, payment.key): payment for payment in map(_payment, rows)}
     fresh = [
         _row(payment)
@@ -158,7 +160,7 @@ def _claim_all(connection: Connection, wanted: Sequence[Payment]) -> list[Paymen
         if owners.setdefault((payment.caller, payment.key), payment) is payment
     ]
     if fresh:
-        connection.execute(_INSERT, fresh)
+        _INSERT.run(connection, fresh)
     return [owners[payment.caller, payment.key] for payment in wanted]
 
 
@@ -174,13 +176,13 @@ def _replace_all(connection: Connection, replacements: Sequence[Replacement]) ->
             outbox += change.outbox
     if changed:
         rows = [{f"_{name}": value for name, value in _row(payment).items()} for payment in changed]
-        connection.execute(_UPDATE, rows)
+        _UPDATE.run(connection, rows)
     put(connection, OUTBOX, outbox)
     return [present[change.before.payment] for change in replacements]
 
 
 def _read(connection: Connection, payments: Iterable[str]) -> dict[str, Payment]:
-    rows = connection.execute(_BY_ID, {"payments": list(payments)})
+    rows = _BY_ID.rows(connection, {"payments": json.dumps(list(payments))})
     return {payment.payment: payment for payment in map(_payment, rows)}
 
 
@@ -203,7 +205,12 @@ def _facts(payment: Payment) -> dict[str, Any]:
 
 def _row(payment: Payment) -> dict[str, Any]:
     row = {name: getattr(payment, name) for name in _FIELDS}
-    return row | asdict(payment.money) | {"state": payment.state.value}
+    money = payment.money
+    return row | {
+        "state": payment.state.value,
+        "amount_minor": money.amount_minor,
+        "currency": money.currency,
+    }
 
 
 def _payment(row: Any) -> Payment:
