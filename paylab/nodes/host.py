@@ -161,7 +161,7 @@ class GrpcHost:
             self._timers.pop(handle, None)
             callback()
 
-        handle = asyncio.get_running_loop().call_later(delay_s, fire)
+        handle = asyncio.get_running_loop().call_later(delay_s, fire, context=Context())
         self._timers[handle] = None
 
     def spawn(self, work: Coroutine[Any, Any, T], *, daemon: bool = False) -> asyncio.Task[T]:
@@ -224,6 +224,9 @@ class GrpcHost:
         channel = grpc.aio.secure_channel(
             address, credentials, options, interceptors=self.interceptors(target)
         )
+        # Stubs are made often, methods once.
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            setattr(channel, kind, cache(getattr(channel, kind)))
         self._channels[target] = (address, channel)
         if known is not None:
             self.spawn(known[1].close(grace=1.0), daemon=True)
