@@ -5,6 +5,7 @@ It never moves money itself: it calls the gateway's Redrive, and the gateway dec
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from sqlalchemy import (
 from paylab.core.authorization import Role
 from paylab.nodes.host import Host
 from paylab.nodes.node import Node
-from paylab.nodes.statements import Statement
+from paylab.nodes.statements import Statement, among
 from paylab.pb import offline_queue_pb2 as pb
 from paylab.pb import offline_queue_pb2_grpc as pb_grpc
 from paylab.pb import payment_gateway_pb2 as gateway_pb
@@ -49,6 +50,8 @@ ENTRIES = Table(
     Column("dead", Boolean, nullable=False),
     sqlite_autoincrement=True,
 )
+_KNOWN = Statement(select(ENTRIES.c.payment).where(among(ENTRIES.c.payment, "payments")))
+_INSERT = Statement(insert(ENTRIES), columns=("payment", "payer", "tries", "due_at_s", "reason", "dead"))
 _MINE = ENTRIES.c.payment == bindparam("_payment")
 _SETTLED = Statement(delete(ENTRIES).where(_MINE))
 _TRIED = Statement(update(ENTRIES).where(_MINE), columns=("tries", "due_at_s", "reason", "dead"))
@@ -107,12 +110,11 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         ]
 
         def take_in(connection: Connection) -> None:
-            names = [row["payment"] for row in rows]
-            known = select(ENTRIES.c.payment).where(ENTRIES.c.payment.in_(names))
-            present = {row.payment for row in connection.execute(known)}
+            names = json.dumps([row["payment"] for row in rows])
+            present = {row.payment for row in _KNOWN.rows(connection, {"payments": names})}
             fresh = {row["payment"]: row for row in rows if row["payment"] not in present}
             if fresh:
-                connection.execute(insert(ENTRIES), list(fresh.values()))
+                _INSERT.run(connection, fresh.values())
 
         payments = [item.payment for item in request.items]
         facts = {"at": "queue", "queued": payments}
