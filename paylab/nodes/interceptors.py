@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from grpc.aio import ClientCallDetails
 
 from paylab.core.authorization import Identity, needs_token, parse_identity, rule_of
 from paylab.core.tokens import Caller
@@ -243,14 +244,18 @@ class _Recorder:
             timeout_s = max(0.0, min(timeout_s, deadline - asyncio.get_running_loop().time()))
         stamps = ((LAMPORT_KEY, str(recorder.lamport)), (CALL_KEY, about["call"]))
         # A tuple: all that is done with it is to read it through, and grpc's class for it is slow at that.
-        return details._replace(timeout=timeout_s, metadata=(*(details.metadata or ()), *stamps)), about
+        metadata: Any = (*(details.metadata or ()), *stamps)
+        left = ClientCallDetails(
+            details.method, timeout_s, metadata, details.credentials, details.wait_for_ready
+        )
+        return left, about
 
 
 class UnaryCallRecorder(_Recorder, grpc.aio.UnaryUnaryClientInterceptor):
     """Records an outbound call and what came of it."""
 
     async def intercept_unary_unary(
-        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
+        self, continuation: Any, client_call_details: ClientCallDetails, request: Any
     ) -> Any:
         """Send it; the caller gets the call itself, with its metadata and status."""
         recorder, payments = self._host.recorder, wire.payments_of(request)
@@ -282,7 +287,7 @@ class StreamCallRecorder(_Recorder, grpc.aio.UnaryStreamClientInterceptor):
     """Records that a stream was opened."""
 
     async def intercept_unary_stream(
-        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
+        self, continuation: Any, client_call_details: ClientCallDetails, request: Any
     ) -> Any:
         """Open it."""
         details, _ = self._departure(client_call_details, request, wire.payments_of(request))
