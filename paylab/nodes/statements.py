@@ -26,7 +26,7 @@ class Statement:
         self._text = str(compiled)
         self._names: Sequence[str] = compiled.positiontup or ()
         # Values that the statement itself brings along.
-        self._own = {name: value for name, value in compiled.params.items() if value is not None}
+        self._own = {name: bound.value for name, bound in compiled.binds.items() if not bound.required}
         found = getattr(statement, "selected_columns", ())
         self._row = _row_type(column.name for column in found)
 
