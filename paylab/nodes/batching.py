@@ -29,7 +29,6 @@ class Batcher(Generic[Item, Result]):
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
         spawn: Spawn,
-        calls_max: int = 1,
     ) -> None:
         """`send` takes a call's items and returns a result for each; one call is under way at a time."""
         self._send = send

@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     delete,
     insert,
     select,
@@ -28,6 +29,7 @@ from paylab.core.messages import Txn
 from paylab.nodes.batching import Batcher
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
+from paylab.nodes.statements import Statement
 
 TABLES = MetaData()
 EPOCHS = Table("epochs", TABLES, Column("epoch", Integer, primary_key=True))
@@ -49,6 +51,10 @@ RESOLUTIONS = Table(
     Column("operator", String, nullable=False),
     Column("at_s", Float, nullable=False),
 )
+
+_INSERT = Statement(insert(COMMITS))
+_SAVE = Statement(update(COMMITS).where(COMMITS.c.payment == bindparam("_payment")).values(saved=True))
+_END = Statement(delete(COMMITS).where(COMMITS.c.payment == bindparam("_payment")))
 
 
 class CommitLog:
@@ -94,17 +100,17 @@ class CommitLog:
         """Write to the log; dropping a commit record is its end record."""
         records = [append.record for append in appends]
         commits = [_commit_row(record) for record in records if isinstance(record, CommitRecord)]
-        saved = [record.txn.payment for record in records if isinstance(record, SavedRecord)]
-        ended = [record.txn.payment for record in records if isinstance(record, EndRecord)]
+        saved = [{"_payment": record.txn.payment} for record in records if isinstance(record, SavedRecord)]
+        ended = [{"_payment": record.txn.payment} for record in records if isinstance(record, EndRecord)]
         resolved = [_resolution_row(record) for record in records if isinstance(record, ResolvedRecord)]
 
         def write(connection: Connection) -> None:
             if commits:
-                connection.execute(insert(COMMITS), commits)
+                _INSERT.run(connection, commits)
             if saved:
-                connection.execute(update(COMMITS).where(COMMITS.c.payment.in_(saved)).values(saved=True))
+                _SAVE.run(connection, saved)
             if ended:
-                connection.execute(delete(COMMITS).where(COMMITS.c.payment.in_(ended)))
+                _END.run(connection, ended)
             if resolved:
                 connection.execute(insert(RESOLUTIONS), resolved)
 

@@ -5,7 +5,7 @@ before the log entry that licenses it is durable.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -76,7 +76,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         if self._look_aside is not None:
             self.host.spawn(self._look_aside.watch(), daemon=True)
         for effect in self._recovered:
-            await self._perform(effect)
+            self._perform(effect)
         self.host.spawn(self._forget(), daemon=True)
 
     # Coordinator --------------------------------------------------------------------------------
@@ -87,8 +87,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault(commit.txn, [])
         waiters.append(waiter)
-        begin = self._handle(commit.txn.payment, lambda: self._core.commit(commit, now=self.host.now()))
-        self.host.spawn(begin)
+        self._feed(commit.txn.payment, lambda: self._core.commit(commit, now=self.host.now()))
         try:
             async with asyncio.timeout(_patience_s(context)):
                 answer = await waiter
@@ -112,9 +111,10 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
     async def Acknowledge(self, request: pb.AcknowledgeRequest, context: Any) -> pb.AcknowledgeResponse:
         """The gateway has saved these outcomes; once we have written it, it need not say so again."""
         txns = [wire.txn_from_pb(message) for message in request.txns]
-        writing = [self.host.spawn(self._handle(txn.payment, partial(self._core.saved, txn))) for txn in txns]
+        writing = [self._feed(txn.payment, partial(self._core.saved, txn)) for txn in txns]
         for task in writing:
-            await asyncio.shield(task)
+            if task is not None:
+                await asyncio.shield(task)
         return pb.AcknowledgeResponse()
 
     async def GetEpoch(self, request: pb.GetEpochRequest, context: Any) -> pb.GetEpochResponse:
@@ -190,14 +190,46 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 
     # The driver ---------------------------------------------------------------------------------
 
-    async def _handle(self, payment: str, event: Callable[[], list[Effect]]) -> None:
-        """Feed one event to the core and perform its effects, after those of the event before."""
-        await self._turn(payment)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._busy[payment] = done
+    def _feed(
+        self, payment: str, event: Callable[[], list[Effect]], *, daemon: bool = False
+    ) -> "asyncio.Task[None] | None":
+        """Feed one event to the core and see to its effects, after those of the event before.
+
+        Most events wait for nothing: then all is done on return. Otherwise the task that does the rest.
+        """
         try:
-            for effect in event():
-                await self._perform(effect)
+            work = self._handle(payment, event) if payment in self._busy else self._begin(payment, event)
+        except Exception as error:  # noqa: BLE001 - as if it had been a task of its own
+            self.host.failures.append(error)
+            return None
+        return None if work is None else self.host.spawn(work, daemon=daemon)
+
+    async def _handle(self, payment: str, event: Callable[[], list[Effect]]) -> None:
+        """Wait for our turn, feed one event to the core, and perform all its effects."""
+        await self._turn(payment)
+        rest = self._begin(payment, event)
+        if rest is not None:
+            await rest
+
+    def _begin(self, payment: str, event: Callable[[], list[Effect]]) -> Coroutine[Any, Any, None] | None:
+        """Feed an event whose turn it is, up to its first forced write; that and what follows is left."""
+        effects = event()
+        for n, effect in enumerate(effects):
+            if isinstance(effect, Append) and effect.forced:
+                done = self._busy[payment] = asyncio.get_running_loop().create_future()
+                return self._perform_all(payment, effects[n:], done)
+            self._perform(effect)
+        return None
+
+    async def _perform_all(
+        self, payment: str, effects: Sequence[Effect], done: "asyncio.Future[None]"
+    ) -> None:
+        try:
+            for effect in effects:
+                if isinstance(effect, Append) and effect.forced:
+                    await self._log.append(effect)
+                else:
+                    self._perform(effect)
         finally:
             if self._busy.get(payment) is done:
                 del self._busy[payment]
@@ -208,12 +240,10 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         while (busy := self._busy.get(payment)) is not None:
             await asyncio.shield(busy)
 
-    async def _perform(self, effect: Effect) -> None:
+    def _perform(self, effect: Effect) -> None:
         match effect:
             case Append():
-                writing = self._log.append(effect)
-                if effect.forced:
-                    await writing
+                self._log.append(effect)
             case Send(bank, message):
                 self._batcher(bank, type(message)).submit(message)
             case Reply(answer):
@@ -222,7 +252,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
                 self.host.call_later(delay_s, partial(self._fire, kind, txn, tries))
 
     def _fire(self, kind: TimerKind, txn: Txn, tries: int) -> None:
-        self.host.spawn(self._handle(txn.payment, partial(self._core.timer, kind, txn, tries)), daemon=True)
+        self._feed(txn.payment, partial(self._core.timer, kind, txn, tries), daemon=True)
 
     def _reply(self, answer: Answer) -> None:
         self.host.recorder.record(
@@ -278,7 +308,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         except grpc.aio.AioRpcError:
             return [None] * len(items)  # a failed call is a lost message; timers cope
         for vote in (wire.vote_from_pb(message) for message in response.votes):
-            self.host.spawn(self._handle(vote.txn.payment, partial(self._core.vote, bank, vote)))
+            self._feed(vote.txn.payment, partial(self._core.vote, bank, vote))
         return [None] * len(items)
 
     async def _send_decides(self, bank: str, items: Sequence[Decide]) -> list[None]:
@@ -290,7 +320,7 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
         except grpc.aio.AioRpcError:
             return [None] * len(items)
         for ack in (wire.ack_from_pb(message) for message in response.acks):
-            self.host.spawn(self._handle(ack.txn.payment, partial(self._core.acknowledge, bank, ack)))
+            self._feed(ack.txn.payment, partial(self._core.acknowledge, bank, ack))
         return [None] * len(items)
 
     async def _forget(self) -> None:

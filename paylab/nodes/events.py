@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 # The inbound call that the running code works for, so that an outbound call can name its parent.
 CURRENT_CALL: ContextVar[str] = ContextVar("paylab_current_call", default="")
@@ -25,9 +24,8 @@ class Kind(StrEnum):
     RESTARTED = "restarted"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened at one node."""
+class Event(NamedTuple):
+    """One thing that happened at one node; a tuple, because nothing else is made so often."""
 
     node: str
     # Position among this node's events.
@@ -44,12 +42,17 @@ class Event:
     parent: str = ""
     # What it says: the message of an RPC, which is rendered only when somebody looks, or a text.
     # Messages carry passwords and tokens, so only those who redact show it.
-    detail: Any = field(default="", repr=False)
+    detail: Any = ""
     # The same for machines, as JSON types; `paylab/lab/checking/event_facts.py` has the table. What an RPC
     # says stands in its message.
     facts: Mapping[str, Any] | None = None
     # File and line of the code that made it happen, where the world knows; no part of what happened.
     origin: tuple[str, int] | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Everything but the detail."""
+        shown = (f"{name}={value!r}" for name, value in self._asdict().items() if name != "detail")
+        return f"Event({', '.join(shown)})"
 
 
 class Recorder:

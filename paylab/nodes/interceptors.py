@@ -4,9 +4,11 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from grpc.aio import ClientCallDetails
 
 from paylab.core.authorization import Identity, needs_token, parse_identity, rule_of
 from paylab.core.tokens import Caller
@@ -35,6 +37,8 @@ TIMEOUT_DEFAULT_S = 10.0
 
 # When the inbound call that the running code works for must be answered, in loop time.
 DEADLINE: ContextVar[float | None] = ContextVar("paylab_deadline", default=None)
+# The running call's metadata, read once.
+METADATA: ContextVar[dict[str, str]] = ContextVar("paylab_metadata")
 # Whose certificate stands behind the running call, and whose token if it carried one.
 PEER: ContextVar[Identity | None] = ContextVar("paylab_peer", default=None)
 CALLER: ContextVar[Caller | None] = ContextVar("paylab_caller", default=None)
@@ -111,7 +115,7 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
 
     def _whole(self, method: str, behavior: Any) -> Any:
         async def answer(request: Any, context: Context) -> Any:
-            return await self.around(method, request, context, lambda: behavior(request, context))
+            return await self.around(method, request, context, partial(behavior, request, context))
 
         return answer
 
@@ -140,6 +144,7 @@ class CallInterceptor(AroundInterceptor):
     ) -> Any:
         """Record what came in and what went out."""
         recorder, metadata, identity = self._host.recorder, metadata_of(context), peer_identity(context)
+        METADATA.set(metadata)
         remaining_s = context.time_remaining()
         if remaining_s is not None:
             DEADLINE.set(asyncio.get_running_loop().time() + remaining_s)
@@ -147,13 +152,8 @@ class CallInterceptor(AroundInterceptor):
         CURRENT_CALL.set(call)
         PEER.set(identity)
         recorder.observe(_clock(metadata.get(LAMPORT_KEY, "")))
-        about: dict[str, Any] = {
-            "peer": identity.node if identity else "",
-            "method": method,
-            "call": call,
-        }
-        payments = wire.payments_of(request)
-        recorder.record(Kind.RECEIVED, payments=payments, detail=request, **about)
+        peer, payments = identity.node if identity else "", wire.payments_of(request)
+        recorder.record(Kind.RECEIVED, payments=payments, peer=peer, method=method, call=call, detail=request)
         rule = rule_of(method)
         # Who watches for hours keeps nobody busy.
         load = int(rule is None or not rule.streaming)
@@ -176,7 +176,7 @@ class CallInterceptor(AroundInterceptor):
             raise
         finally:
             recorder.in_flight -= load
-            recorder.record(kind, payments=payments, detail=detail, **about)
+            recorder.record(kind, payments=payments, peer=peer, method=method, call=call, detail=detail)
             if kind is Kind.ANSWERED:
                 trailing = context.trailing_metadata() or ()
                 context.set_trailing_metadata((*trailing, (LAMPORT_KEY, str(recorder.lamport))))
@@ -195,7 +195,7 @@ class AuthorizationInterceptor(AroundInterceptor):
         self, method: str, request: Any, context: Context, answer: Callable[[], Awaitable[Any]]
     ) -> Any:
         """Find out who is calling, then ask the table. Raises Unauthenticated or PermissionDenied."""
-        decisions, metadata = self._host.decisions, metadata_of(context)
+        decisions, metadata = self._host.decisions, METADATA.get()
         identity = decisions.access_peer(PEER.get(), metadata.get(CALLER_KEY))
         PEER.set(identity)
         rule = decisions.access_rule(method)
@@ -229,7 +229,7 @@ class _Recorder:
         self._host = host
         self._target = target
 
-    def _departure(self, details: Any, request: Any) -> tuple[Any, dict[str, Any]]:
+    def _departure(self, details: Any, request: Any, payments: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
         """Stamp the call with its id, the Lamport clock and the time that is left; record it."""
         recorder = self._host.recorder
         method: Any = details.method  # text or bytes, whatever the stub gave
@@ -239,25 +239,29 @@ class _Recorder:
             "call": recorder.new_call(),
             "parent": CURRENT_CALL.get(),
         }
-        recorder.record(Kind.SENT, payments=wire.payments_of(request), detail=request, **about)
+        recorder.record(Kind.SENT, payments=payments, detail=request, **about)
         timeout_s = TIMEOUT_DEFAULT_S if details.timeout is None else details.timeout
         deadline = DEADLINE.get()
         if deadline is not None:
             timeout_s = max(0.0, min(timeout_s, deadline - asyncio.get_running_loop().time()))
         stamps = ((LAMPORT_KEY, str(recorder.lamport)), (CALL_KEY, about["call"]))
-        metadata = grpc.aio.Metadata(*(details.metadata or ()), *stamps)
-        return details._replace(timeout=timeout_s, metadata=metadata), about
+        # A tuple: all that is done with it is to read it through, and grpc's class for it is slow at that.
+        metadata: Any = (*(details.metadata or ()), *stamps)
+        left = ClientCallDetails(
+            details.method, timeout_s, metadata, details.credentials, details.wait_for_ready
+        )
+        return left, about
 
 
 class UnaryCallRecorder(_Recorder, grpc.aio.UnaryUnaryClientInterceptor):
     """Records an outbound call and what came of it."""
 
     async def intercept_unary_unary(
-        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
+        self, continuation: Any, client_call_details: ClientCallDetails, request: Any
     ) -> Any:
         """Send it; the caller gets the call itself, with its metadata and status."""
-        details, about = self._departure(client_call_details, request)
         recorder, payments = self._host.recorder, wire.payments_of(request)
+        details, about = self._departure(client_call_details, request, payments)
         try:
             call = await continuation(details, request)
             response = await call
@@ -285,8 +289,8 @@ class StreamCallRecorder(_Recorder, grpc.aio.UnaryStreamClientInterceptor):
     """Records that a stream was opened."""
 
     async def intercept_unary_stream(
-        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
+        self, continuation: Any, client_call_details: ClientCallDetails, request: Any
     ) -> Any:
         """Open it."""
-        details, _ = self._departure(client_call_details, request)
+        details, _ = self._departure(client_call_details, request, wire.payments_of(request))
         return await continuation(details, request)

@@ -22,8 +22,8 @@ from paylab.nodes.interceptors import (
     CALL_KEY,
     CALLER_KEY,
     LAMPORT_KEY,
+    METADATA,
     current_peer,
-    metadata_of,
 )
 from paylab.nodes.node import Node
 from paylab.nodes.server_pool import Errand, NoServer, ServerPool
@@ -171,7 +171,6 @@ class _Proxy(grpc.GenericRpcHandler):
         self._pool = pool
         self._group = group
         self._handlers: dict[str, Any] = {}
-        self._calls: dict[tuple[str, str], tuple[grpc.aio.Channel, Any]] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler for a method; the same object at every call."""
@@ -198,7 +197,7 @@ class _Proxy(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(unary)
 
     async def _forward(self, method: str, request: bytes, context: Any) -> bytes:
-        about, metadata = metadata_of(context), _onward(context)
+        about, metadata = METADATA.get(), _onward(context)
         errand = Errand(
             method,
             self._group_of(about),
@@ -219,7 +218,7 @@ class _Proxy(grpc.GenericRpcHandler):
 
     async def _stream(self, method: str, request: bytes, context: Any) -> AsyncIterator[bytes]:
         """Hand a stream on as it comes; whoever has heard its beginning hears no other server's."""
-        about = metadata_of(context)
+        about = METADATA.get()
         try:
             endpoint = await self._pool.take(self._group_of(about), key=about.get(ACCOUNT_KEY, ""))
             with self._pool.counted(endpoint):
@@ -237,11 +236,7 @@ class _Proxy(grpc.GenericRpcHandler):
         return self._group if self._group is not None else metadata.get(BANK_KEY, "")
 
     def _method(self, server: str, method: str) -> Any:
-        channel = self._host.channel(server)
-        known = self._calls.get((server, method))
-        if known is None or known[0] is not channel:
-            known = self._calls[server, method] = (channel, channel.unary_unary(method))
-        return known[1]
+        return self._host.channel(server).unary_unary(method)
 
 
 def _onward(context: Any) -> tuple[tuple[str, Any], ...]:

@@ -1,5 +1,6 @@
 """Where the transaction logger keeps its entries: append at the end, read from anywhere, change nothing."""
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from sqlalchemy import (
 )
 
 from paylab.core.log_chain import START, Entry, Head, chained
+from paylab.nodes.statements import Statement, among
 from paylab.nodes.store import Store
 
 TABLES = MetaData()
@@ -28,8 +30,9 @@ ENTRIES = Table(
     Column("event", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
 )
-_KNOWN = select(ENTRIES.c.event_id).where(ENTRIES.c.event_id.in_(bindparam("event_ids", expanding=True)))
-_LAST = select(ENTRIES.c.index, ENTRIES.c.hash).order_by(ENTRIES.c.index.desc()).limit(1)
+_KNOWN = Statement(select(ENTRIES.c.event_id).where(among(ENTRIES.c.event_id, "event_ids")))
+_LAST = Statement(select(ENTRIES.c.index, ENTRIES.c.hash).order_by(ENTRIES.c.index.desc()).limit(1))
+_INSERT = Statement(insert(ENTRIES))
 _FROM = (
     select(ENTRIES.c.index, ENTRIES.c.event, ENTRIES.c.hash)
     .where(ENTRIES.c.index >= bindparam("start"))
@@ -80,13 +83,13 @@ class SqlSink:
 
 
 def _append(connection: Connection, events: Mapping[str, bytes], fresh: Fresh) -> list[str]:
-    known = set(connection.execute(_KNOWN, {"event_ids": list(events)}).scalars())
-    last = connection.execute(_LAST).mappings().first()
-    head = Head(last["index"], last["hash"]) if last else START
+    known = {row.event_id for row in _KNOWN.rows(connection, {"event_ids": json.dumps(list(events))})}
+    last = _LAST.rows(connection, {})
+    head = Head(*last[0]) if last else START
     rows = []
     for event_id in fresh(list(events), known):
         head = Head(head.index + 1, chained(head.hash, events[event_id]))
         rows.append({"index": head.index, "event_id": event_id, "event": events[event_id], "hash": head.hash})
     if rows:
-        connection.execute(insert(ENTRIES), rows)
+        _INSERT.run(connection, rows)
     return [str(row["event_id"]) for row in rows]

@@ -65,15 +65,9 @@ class LookAside:
         _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's interface
     ) -> Any:
         """A method of whatever server the metadata names a bank for."""
-        methods: dict[str, tuple[grpc.aio.Channel, Any]] = {}
 
         def at(server: str) -> Any:
-            channel = self._host.channel(server)
-            known = methods.get(server)
-            if known is None or known[0] is not channel:
-                call = channel.unary_unary(method, request_serializer, response_deserializer)
-                known = methods[server] = (channel, call)
-            return known[1]
+            return self._host.channel(server).unary_unary(method, request_serializer, response_deserializer)
 
         async def ask(request: Any, *, metadata: Any = (), timeout: float | None = None) -> Any:  # noqa: ASYNC109 - grpc's interface
             about = dict(metadata)

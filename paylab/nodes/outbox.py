@@ -6,7 +6,7 @@ remove duplicates.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import grpc
@@ -29,6 +29,7 @@ from paylab.core.backoff import full_jitter
 from paylab.errors import Overloaded
 from paylab.nodes import wire
 from paylab.nodes.host import Host
+from paylab.nodes.statements import Statement
 from paylab.nodes.store import Store
 
 BATCH_MAX = 100
@@ -52,7 +53,12 @@ def outbox_table(metadata: MetaData) -> Table:
 def put(connection: Connection, table: Table, rows: Sequence[tuple[str, bytes]]) -> None:
     """Add (topic, payload) rows inside the caller's transaction."""
     if rows:
-        connection.execute(insert(table), [{"topic": topic, "payload": payload} for topic, payload in rows])
+        _insert(table).run(connection, [{"topic": topic, "payload": payload} for topic, payload in rows])
+
+
+@cache
+def _insert(table: Table) -> Statement:
+    return Statement(insert(table), columns=("topic", "payload"))
 
 
 class OutboxPump:
@@ -74,8 +80,10 @@ class OutboxPump:
         self._filled = asyncio.Event()
         self._filled.set()  # rows may be left from before a crash
         mine = table.c.topic == topic
-        self._oldest = select(table.c.seq, table.c.payload).where(mine).order_by(table.c.seq).limit(BATCH_MAX)
-        self._sent = delete(table).where(mine & (table.c.seq <= bindparam("last")))
+        self._oldest = Statement(
+            select(table.c.seq, table.c.payload).where(mine).order_by(table.c.seq).limit(BATCH_MAX)
+        )
+        self._sent = Statement(delete(table).where(mine & (table.c.seq <= bindparam("last"))))
 
     def wake(self) -> None:
         """Say that there may be rows."""
@@ -87,7 +95,7 @@ class OutboxPump:
         while True:
             await self._filled.wait()
             self._filled.clear()
-            rows = await self._store.rows(self._oldest)
+            rows = await self._store.run(self._read)
             while rows:
                 try:
                     await self._send([row.payload for row in rows])
@@ -101,12 +109,15 @@ class OutboxPump:
                     asked_s = error.pushback_s if isinstance(error, Overloaded) else 0.0
                     await self._host.sleep(asked_s + backoff_s)
                     # What has come meanwhile goes along.
-                    rows = await self._store.rows(self._oldest)
+                    rows = await self._store.run(self._read)
                 else:
                     failures = 0
                     rows = await self._store.run(partial(self._next, last=rows[-1].seq))
 
     def _next(self, connection: Connection, *, last: int) -> Sequence[Any]:
         """Drop what has been sent, and read what comes after it, in one transaction."""
-        connection.execute(self._sent, {"last": last})
-        return connection.execute(self._oldest).all()
+        self._sent.run(connection, [{"last": last}])
+        return self._read(connection)
+
+    def _read(self, connection: Connection) -> Sequence[Any]:
+        return self._oldest.rows(connection, {})

@@ -5,11 +5,9 @@ A balancer forwards over a pool, and a client that picks for itself (look-aside)
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -31,8 +29,7 @@ from paylab.nodes.interceptors import DEADLINE
 CLOCK_S = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class Errand:
+class Errand(NamedTuple):
     """A call that is to be made at some server of a group."""
 
     method: str
@@ -157,13 +154,16 @@ class ServerPool:
 
     def offered(self, group: str, *, but: Collection[str] = ()) -> list[Endpoint]:
         """Who can be picked, by name. A bad server is better than none: if all are ejected, none is."""
-        now, detector = self.host.now(), self.detector(group)
+        return self._offered(group, but, self.host.now())
+
+    def _offered(self, group: str, but: Collection[str], now: float) -> list[Endpoint]:
         able = [
             endpoint
             for server, endpoint in self.endpoints.items()
             if endpoint.group == group and server not in but and self.able(endpoint, now)
         ]
-        return [e for e in able if not detector.ejected(e.server, now=now)] or able
+        ejected = self.detector(group).ejected
+        return [endpoint for endpoint in able if not ejected(endpoint.server, now=now)] or able
 
     async def take(
         self, group: str, *, key: str = "", but: Collection[str] = (), patience_s: float | None = None
@@ -174,12 +174,13 @@ class ServerPool:
         """
         queue, woken = self._waiting[group], bool(but)
         while True:
-            offered = self.offered(group, but=but)
+            now = self.host.now()
+            offered = self._offered(group, but, now)
             if not offered:
                 raise NoServer(f"no server of {group!r} is up")
             free = [endpoint for endpoint in offered if endpoint.in_flight < self.limits.calls_max]
             if free and (woken or not queue):
-                endpoint = self._policy(group).pick(free, Call(self.host.rng, self.host.now(), key))
+                endpoint = self._policy(group).pick(free, Call(self.host.rng, now, key))
                 endpoint.in_flight += 1
                 endpoint.forwarded += 1
                 return endpoint
@@ -252,31 +253,45 @@ class ServerPool:
                 finally:
                     calls.pop(patience, None)
 
-    @contextmanager
-    def counted(self, endpoint: Endpoint) -> Iterator[None]:
+    def counted(self, endpoint: Endpoint) -> "Counted":
         """Count a call that was taken while it is under way, and learn from how it ends."""
-        began_s, failed = self.host.now(), False
-        try:
-            yield
-        except grpc.aio.AioRpcError as error:
+        return Counted(self, endpoint)
+
+    def ended(self, endpoint: Endpoint, error: BaseException | None, *, began_s: float) -> None:
+        """Learn how a call ended."""
+        failed = isinstance(error, TimeoutError)
+        if isinstance(error, grpc.aio.AioRpcError):
             failed = error.code().name in FAILURES
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self.say(endpoint, Health.UNREACHABLE)
-            raise
-        except TimeoutError:
-            failed = True
-            raise
-        except asyncio.CancelledError:
+        elif isinstance(error, asyncio.CancelledError):
             failed = _too_late()
-            raise
-        finally:
-            now = self.host.now()
-            endpoint.in_flight -= 1
-            if not failed:
-                endpoint.answered(now - began_s, now=now)
-            if self.detector(endpoint.group).count(endpoint.server, failed=failed, now=now):
-                self.changed()
-            _wake_first(self._waiting[endpoint.group])
+        now = self.host.now()
+        endpoint.in_flight -= 1
+        if not failed:
+            endpoint.answered(now - began_s, now=now)
+        if self.detector(endpoint.group).count(endpoint.server, failed=failed, now=now):
+            self.changed()
+        _wake_first(self._waiting[endpoint.group])
+
+
+class Counted:
+    """A call under way: `with pool.counted(endpoint): …`."""
+
+    __slots__ = ("_began_s", "_endpoint", "_pool")
+
+    def __init__(self, pool: ServerPool, endpoint: Endpoint) -> None:
+        """It begins now."""
+        self._pool = pool
+        self._endpoint = endpoint
+        self._began_s = pool.host.now()
+
+    def __enter__(self) -> None:
+        """It was counted when it was taken."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Whatever is raised is raised on."""
+        self._pool.ended(self._endpoint, error, began_s=self._began_s)
 
 
 def _wake_first(queue: "deque[asyncio.Future[None]]") -> None:

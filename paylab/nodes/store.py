@@ -49,12 +49,6 @@ def sqlite_engine(path: Path | None) -> Engine:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # Straight to the driver: said before every transaction, and SQLAlchemy takes ten times as long.
-        driver: Any = connection.connection.dbapi_connection
-        driver.execute("BEGIN IMMEDIATE")
-
     return engine
 
 
@@ -107,14 +101,20 @@ class Database:
         self._writer = None
 
     def _commit(self, transactions: list[Transaction]) -> list[tuple[Any, BaseException | None]]:
-        # One connection for good: fetching it from the pool costs more than a small transaction.
+        # One connection for good: fetching it from the pool costs more than a small transaction. And straight
+        # to the driver, because SQLAlchemy's own begin and commit cost more than a small transaction, too.
         connection = self._connection = self._connection or self.engine.connect()
+        driver: Any = connection.connection.dbapi_connection  # a sqlite3.Connection
         try:
-            with connection.begin():
-                return [(transaction(connection), None) for transaction in transactions]
+            driver.execute("BEGIN IMMEDIATE")
+            results: list[tuple[Any, BaseException | None]] = [(t(connection), None) for t in transactions]
+            driver.commit()
         except Exception as error:  # noqa: BLE001 - whatever it is, its owner gets it
+            driver.rollback()
             if len(transactions) == 1:
                 return [(None, error)]
+        else:
+            return results
         return [result for transaction in transactions for result in self._commit([transaction])]
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 import itertools
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +184,7 @@ def test_twelve_nodes_and_two_hundred_events_can_be_read() -> None:
         scene.add(target, Kind.FORCED_WRITE, f"PREPARED p/{number}")
     scene.call("a-client-with-quite-a-long-name", "gateway", "Pay", *WHOLE_CALL)
     # Many things at the same instant are harder still.
-    events = [replace(event, at_s=round(event.at_s, 2)) for event in scene.events]
+    events = [event._replace(at_s=round(event.at_s, 2)) for event in scene.events]
     for shown in (scene.drawn(), timeline(events, nodes=NODES, badge="real", limit=1_000)):
         assert shown.shown == 254
         assert len(shown.layout.columns) == 13

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, event, insert, select, text
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from paylab.nodes.events import Event, Kind, Recorder
@@ -31,7 +31,13 @@ def store_on(database: Database, run_blocking: Any = in_thread) -> Store:
 
 def commits(database: Database) -> list[None]:
     counted: list[None] = []
-    event.listen(database.engine, "commit", lambda _: counted.append(None))
+    write = database._commit
+
+    def commit(transactions: list[Any]) -> Any:
+        counted.append(None)
+        return write(transactions)
+
+    database._commit = commit  # type: ignore[method-assign] # to look on
     return counted
 
 

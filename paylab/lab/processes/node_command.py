@@ -18,7 +18,7 @@ import cloudpickle
 
 from paylab.core.authorization import Identity, Role
 from paylab.errors import LabError
-from paylab.lab.loop import SWITCH_INTERVAL_S, new_event_loop
+from paylab.lab.loop import new_event_loop, tune_interpreter
 from paylab.lab.processes.addresses import SharedAddresses
 from paylab.lab.processes.death import MortalHost
 from paylab.lab.processes.node_config import NodeConfig
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     if config.role != options.role:
         raise LabError("BAD_CONFIG", f"{options.config} is for a {config.role}, not for a {options.role}")
     make = node_maker(config)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    tune_interpreter()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_serve(config, make))
 

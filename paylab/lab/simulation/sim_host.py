@@ -142,7 +142,8 @@ class SimHost:
 
     def now(self) -> float:
         """Virtual time, as far off as this node's clock is."""
-        return self.world.now() + self.world.skews.get(self.identity.node, 0.0)
+        world = self.world
+        return world.now() + world.skews.get(self.identity.node, 0.0) if world.skews else world.now()
 
     async def sleep(self, seconds: float) -> None:
         """Wait in virtual time."""

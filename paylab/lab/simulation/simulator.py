@@ -115,7 +115,7 @@ class SimWorld:
 
     def now(self) -> float:
         """Virtual time, seconds since the Unix epoch."""
-        return EPOCH_S + self.loop.time()
+        return EPOCH_S + self.loop.now_ns / NS_PER_S
 
     def secret_bytes(self, length: int) -> bytes:
         """Bytes from the seed."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from paylab.errors import LabError
-from paylab.lab.loop import CALL_TIMEOUT_S, CLOSED, LabFuture
+from paylab.lab.loop import CALL_TIMEOUT_S, CLOSED, LabFuture, tune_interpreter
 from paylab.lab.simulation.virtual_time import LOOK_EVERY_NS, NS_PER_S, VirtualLoop
 
 T = TypeVar("T")
@@ -77,6 +77,7 @@ class VirtualThread:
 
     def __init__(self, name: str) -> None:
         """Start the loop; its clock stands still."""
+        tune_interpreter()
         self.loop = VirtualLoop()
         self.loop.attend = self._attend
         self.loop.idle = self._idle
