@@ -31,6 +31,7 @@ from paylab.core.messages import HoldOrder, Leg, Txn, Verb
 from paylab.core.money import Money
 from paylab.core.participant import State, Transaction
 from paylab.nodes import wire
+from paylab.nodes.statements import Statement, among
 
 TABLES = MetaData()
 ACCOUNTS = Table(
@@ -79,17 +80,19 @@ POSTINGS = Table(
 )
 OPENING = "opening"
 
-# Asked for ever, mostly in vain, so it is built once.
-_LONG_PREPARED = (
+_LONG_PREPARED = Statement(
     select(TRANSACTIONS.c.txn)
     .where((TRANSACTIONS.c.state == State.PREPARED) & (TRANSACTIONS.c.since_s < bindparam("before_s")))
     .order_by(TRANSACTIONS.c.txn)
     .limit(bindparam("limit"))
 )
-_SELECT_TRANSACTIONS = select(TRANSACTIONS).where(TRANSACTIONS.c.txn.in_(bindparam("txns", expanding=True)))
-_SELECT_PREPARED = _SELECT_TRANSACTIONS.where(TRANSACTIONS.c.state == State.PREPARED)
-_SELECT_ACCOUNTS = select(ACCOUNTS).where(ACCOUNTS.c.account.in_(bindparam("names", expanding=True)))
-_UPDATE_TRANSACTION = (
+_THESE_TRANSACTIONS = select(TRANSACTIONS).where(among(TRANSACTIONS.c.txn, "txns"))
+_SELECT_TRANSACTIONS = Statement(_THESE_TRANSACTIONS)
+_SELECT_PREPARED = Statement(_THESE_TRANSACTIONS.where(TRANSACTIONS.c.state == State.PREPARED))
+_SELECT_ACCOUNTS = Statement(select(ACCOUNTS).where(among(ACCOUNTS.c.account, "names")))
+_INSERT_TRANSACTION = Statement(insert(TRANSACTIONS))
+_INSERT_POSTING = Statement(insert(POSTINGS), columns=("txn", "account", "amount_minor", "currency", "at_s"))
+_UPDATE_TRANSACTION = Statement(
     update(TRANSACTIONS)
     .where(TRANSACTIONS.c.txn == bindparam("_txn"))
     .values(
@@ -99,20 +102,20 @@ _UPDATE_TRANSACTION = (
         since_s=bindparam("_since_s"),
     )
 )
-_UPDATE_ACCOUNT = (
+_UPDATE_ACCOUNT = Statement(
     update(ACCOUNTS)
     .where(ACCOUNTS.c.account == bindparam("_account"))
     .values(posted_minor=bindparam("_posted_minor"), held_minor=bindparam("_held_minor"))
 )
 
 
-_SELECT_HOLDS = (
+_SELECT_HOLDS = Statement(
     select(HOLDS)
-    .where(HOLDS.c.account.in_(bindparam("names", expanding=True)))
-    .where((HOLDS.c.state == HoldState.OPEN) | HOLDS.c.authorisation.in_(bindparam("named", expanding=True)))
+    .where(among(HOLDS.c.account, "names"))
+    .where((HOLDS.c.state == HoldState.OPEN) | among(HOLDS.c.authorisation, "named"))
     .order_by(HOLDS.c.authorisation)
 )
-_SELECT_EXPIRED = (
+_SELECT_EXPIRED = Statement(
     select(HOLDS.c.account)
     .where((HOLDS.c.state == HoldState.OPEN) & (HOLDS.c.expires_at_s <= bindparam("now")))
     .where(HOLDS.c.left_minor > 0)
@@ -142,14 +145,14 @@ class StatementRow:
 
 def read_accounts(connection: Connection, names: Iterable[str]) -> dict[str, Account]:
     """Those of the accounts that exist, without their holds."""
-    rows = connection.execute(_SELECT_ACCOUNTS, {"names": list(names)})
-    return {row["account"]: Account(**row) for row in rows.mappings()}
+    rows = _SELECT_ACCOUNTS.rows(connection, {"names": json.dumps(list(names))})
+    return {row.account: Account(**row._asdict() | {"closed": bool(row.closed)}) for row in rows}
 
 
 def read_holds(connection: Connection, accounts: dict[str, Account], *, named: Iterable[str] = ()) -> None:
     """Give accounts their authorisations' holds: those that are open, and those that are named."""
-    rows = connection.execute(_SELECT_HOLDS, {"names": list(accounts), "named": list(named)})
-    for row in rows:
+    asked = {"names": json.dumps(list(accounts)), "named": json.dumps(list(named))}
+    for row in _SELECT_HOLDS.rows(connection, asked):
         hold = Hold(row.authorisation, row.left_minor, row.expires_at_s, HoldState(row.state))
         account = accounts[row.account]
         accounts[row.account] = replace(account, holds=(*account.holds, hold))
@@ -157,7 +160,7 @@ def read_holds(connection: Connection, accounts: dict[str, Account], *, named: I
 
 def read_expired(connection: Connection, *, now: float, limit: int) -> dict[str, Account]:
     """Accounts that hold something for an authorisation which has expired, with their holds."""
-    names = [row.account for row in connection.execute(_SELECT_EXPIRED, {"now": now, "limit": limit})]
+    names = [row.account for row in _SELECT_EXPIRED.rows(connection, {"now": now, "limit": limit})]
     accounts = read_accounts(connection, names)
     if accounts:
         read_holds(connection, accounts)
@@ -172,7 +175,7 @@ def write_accounts(
     if not changed:
         return
     balances = [{f"_{k}": v for k, v in _account_row(account).items()} for account in changed]
-    connection.execute(_UPDATE_ACCOUNT, balances)
+    _UPDATE_ACCOUNT.run(connection, balances)
     before = {hold.authorisation: hold for account in known.values() for hold in account.holds}
     rows = [
         asdict(hold) | {"account": account.account, "state": hold.state.value}
@@ -202,20 +205,20 @@ def _account_row(account: Account) -> dict[str, Any]:
 
 def read_transactions(connection: Connection, txns: Iterable[Txn]) -> dict[Txn, Transaction]:
     """The rows of those transactions that are known."""
-    rows = connection.execute(_SELECT_TRANSACTIONS, {"txns": [str(txn) for txn in txns]})
+    rows = _SELECT_TRANSACTIONS.rows(connection, {"txns": json.dumps([str(txn) for txn in txns])})
     return {wire.txn_from_text(row.txn): _transaction(row) for row in rows}
 
 
 def read_earlier_prepared(connection: Connection, txn: Txn) -> dict[Txn, Transaction]:
     """The rows of the payment's earlier attempts that are prepared."""
     names = [str(Txn(txn.payment, attempt)) for attempt in range(1, txn.attempt)]
-    rows = connection.execute(_SELECT_PREPARED, {"txns": names})
+    rows = _SELECT_PREPARED.rows(connection, {"txns": json.dumps(names)})
     return {wire.txn_from_text(row.txn): _transaction(row) for row in rows}
 
 
 def read_long_prepared(connection: Connection, *, before_s: float, limit: int) -> list[Txn]:
     """Transactions that have been prepared since before then."""
-    rows = connection.execute(_LONG_PREPARED, {"before_s": before_s, "limit": limit})
+    rows = _LONG_PREPARED.rows(connection, {"before_s": before_s, "limit": limit})
     return [wire.txn_from_text(row.txn) for row in rows]
 
 
@@ -227,9 +230,9 @@ def write_transactions(
     fresh = [row for exists, row in rows if not exists]
     old = [{f"_{k}": v for k, v in row.items()} for exists, row in rows if exists]
     if fresh:
-        connection.execute(insert(TRANSACTIONS), fresh)
+        _INSERT_TRANSACTION.run(connection, fresh)
     if old:
-        connection.execute(_UPDATE_TRANSACTION, old)
+        _UPDATE_TRANSACTION.run(connection, old)
 
 
 def _transaction(row: Any) -> Transaction:
@@ -272,4 +275,4 @@ def write_postings(
         for txn, line in lines
     ]
     if rows:
-        connection.execute(insert(POSTINGS), rows)
+        _INSERT_POSTING.run(connection, rows)

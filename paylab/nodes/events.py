@@ -47,11 +47,12 @@ class Event(NamedTuple):
     # says stands in its message.
     facts: Mapping[str, Any] | None = None
     # File and line of the code that made it happen, where the world knows; no part of what happened.
-    origin: tuple[str, int] | None = field(default=None, repr=False, compare=False)
+    origin: tuple[str, int] | None = None
 
     def __repr__(self) -> str:
-        """Everything but the detail."""
-        shown = (f"{name}={value!r}" for name, value in self._asdict().items() if name != "detail")
+        """Everything but the detail and whose code it was."""
+        hidden = ("detail", "origin")
+        shown = (f"{name}={value!r}" for name, value in self._asdict().items() if name not in hidden)
         return f"Event({', '.join(shown)})"
 
 

@@ -3,9 +3,10 @@
 What many callers ask for at the same time is written in one transaction, each statement once for all.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -32,6 +33,7 @@ from paylab.nodes.batching import Batcher
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.outbox import outbox_table, put
+from paylab.nodes.statements import Statement, among
 
 TABLES = MetaData()
 PAYMENTS = Table(
@@ -58,7 +60,7 @@ PAYMENTS = Table(
     Column("waits_for_funds", Boolean, nullable=False),
     Column("key_until_s", Float, nullable=False),
     # Whether the key still stands for this payment.
-    Column("key_kept", Boolean, nullable=False, default=True),
+    Column("key_kept", Boolean, nullable=False),
     Index("payments_by_state", "state"),
     Index("payments_by_caller", "caller", "accepted_at_s"),
 )
@@ -75,17 +77,17 @@ Index(
 Index("payments_by_about", PAYMENTS.c.about, sqlite_where=FOLLOWS, postgresql_where=FOLLOWS)
 OUTBOX = outbox_table(TABLES)
 
-_INSERT = insert(PAYMENTS)
+_INSERT = Statement(insert(PAYMENTS))
 _OPEN = select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment)
-_BY_KEY = select(PAYMENTS).where(KEY_KEPT & PAYMENTS.c.key.in_(bindparam("keys", expanding=True)))
+_BY_KEY = Statement(select(PAYMENTS).where(KEY_KEPT & among(PAYMENTS.c.key, "keys")))
 _FOLLOWING = (
     select(PAYMENTS)
     .where(FOLLOWS & PAYMENTS.c.about.in_(bindparam("payments", expanding=True)))
     .order_by(PAYMENTS.c.payment)
 )
-_BY_ID = select(PAYMENTS).where(PAYMENTS.c.payment.in_(bindparam("payments", expanding=True)))
+_BY_ID = Statement(select(PAYMENTS).where(among(PAYMENTS.c.payment, "payments")))
 # What an attempt changes; the rest of a payment is written once.
-_UPDATE = (
+_UPDATE = Statement(
     update(PAYMENTS)
     .where(PAYMENTS.c.payment == bindparam("_payment"))
     .values(
@@ -212,7 +214,7 @@ class PaymentStore:
 def _claim_all(
     connection: Connection, wanted: Sequence[Payment], follow: Follow
 ) -> list[Payment | PaylabError]:
-    rows = connection.execute(_BY_KEY, {"keys": [payment.key for payment in wanted]})
+    rows = _BY_KEY.rows(connection, {"keys": json.dumps([payment.key for payment in wanted])})
     owners = {(payment.caller, payment.key): payment for payment in map(_payment, rows)}
     families = _Families(connection, [payment.about for payment in wanted if payment.about])
     claimed: list[Payment | PaylabError] = []
@@ -229,7 +231,7 @@ def _claim_all(
             fresh.append(_row(owner))
         claimed.append(owner)
     if fresh:
-        connection.execute(_INSERT, fresh)
+        _INSERT.run(connection, fresh)
     return claimed
 
 
@@ -263,13 +265,13 @@ def _replace_all(connection: Connection, replacements: Sequence[Replacement]) ->
             outbox += change.outbox
     if changed:
         rows = [{f"_{name}": value for name, value in _row(payment).items()} for payment in changed]
-        connection.execute(_UPDATE, rows)
+        _UPDATE.run(connection, rows)
     put(connection, OUTBOX, outbox)
     return [present[change.before.payment] for change in replacements]
 
 
 def _read(connection: Connection, payments: Iterable[str]) -> dict[str, Payment]:
-    rows = connection.execute(_BY_ID, {"payments": list(payments)})
+    rows = _BY_ID.rows(connection, {"payments": json.dumps(list(payments))})
     return {payment.payment: payment for payment in map(_payment, rows)}
 
 
@@ -297,12 +299,19 @@ def _facts(payment: Payment) -> dict[str, Any]:
 
 def _row(payment: Payment) -> dict[str, Any]:
     row = {name: getattr(payment, name) for name in _FIELDS}
-    return row | asdict(payment.money) | {"state": payment.state.value, "operation": payment.operation.value}
+    return row | {
+        "amount_minor": payment.money.amount_minor,
+        "currency": payment.money.currency,
+        "state": payment.state.value,
+        "operation": payment.operation.value,
+        "key_kept": True,
+    }
 
 
 def _payment(row: Any) -> Payment:
     fields = {name: getattr(row, name) for name in _FIELDS}
     fields["state"], fields["operation"] = State(row.state), Operation(row.operation)
+    fields["waits_for_funds"] = bool(row.waits_for_funds)
     return Payment(**fields, money=Money(row.amount_minor, row.currency))
 
 

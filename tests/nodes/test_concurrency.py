@@ -78,7 +78,7 @@ def replace_without_comparing(connection: Connection, changes: Sequence[Replacem
     """Write what the driver believes, whatever stands there."""
     for change in changes:
         row = {f"_{name}": value for name, value in payment_store._row(change.after).items()}
-        connection.execute(payment_store._UPDATE, row)
+        payment_store._UPDATE.run(connection, [row])
     return [change.after for change in changes]
 
 
