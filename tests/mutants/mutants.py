@@ -24,7 +24,8 @@ from paylab.lab.planted_bugs import PLANTED, PlantedBug
 from paylab.nodes import wire
 from paylab.nodes.bank_server import BankServer
 from paylab.nodes.offline_queue import OfflineQueue
-from paylab.nodes.payment_gateway import QUEUE, PaymentGateway
+from paylab.nodes.payment_gateway import PaymentGateway
+from paylab.nodes.payment_messages import QUEUE
 from paylab.nodes.payment_store import PAYMENTS
 from paylab.pb import bank_pb2, payment_gateway_pb2
 
