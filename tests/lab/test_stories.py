@@ -69,7 +69,7 @@ def test_what_follows_a_payment_is_told(lab: paylab.Lab, alice: LabClient, bob: 
         ),
         captured: (
             f'bob asked to capture 5.00 EUR of authorisation {held.payment}, with the key "c".',
-            "took 5.00 EUR over that an authorisation has on hold on alpine/alice",
+            "took over 5.00 EUR that the authorisation holds on alpine/alice",
             "the hold became a debit",
         ),
         refunded: (
@@ -78,7 +78,7 @@ def test_what_follows_a_payment_is_told(lab: paylab.Lab, alice: LabClient, bob: 
         ),
         voided: (
             f'bob asked to give back what is left of authorisation {held.payment}, with the key "v".',
-            "took 15.00 EUR over that an authorisation has on hold on alpine/alice",
+            "took over 15.00 EUR that the authorisation holds on alpine/alice",
             "what was on hold is free again",
         ),
     }

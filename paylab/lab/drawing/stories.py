@@ -285,7 +285,7 @@ def _leg_promise(leg: Any) -> str:
     verb = leg.hold.Verb.Name(leg.hold.verb)
     if money.amount_minor < 0:
         if verb in ("TAKE", "FREE"):
-            return f"took {-money} over that an authorisation has on hold on {account}"
+            return f"took over {-money} that the authorisation holds on {account}"
         return f"put {-money} of {account} on hold"
     if verb in ("PLACE", "FREE"):
         return f"found {account} fit to be paid {money}" if verb == "PLACE" else f"agreed for {account}"
