@@ -189,21 +189,24 @@ class Lab:
 
     def device(self, user: LabClient, name: str) -> LabClient:
         """The same user on another device, with a connection of its own: alice's "phone" is "alice-phone"."""
-        client = self._world.call(self._client_at(f"{user.name}-{name}", user.name))
+        client = self._world.call(self._device(user.name, f"{user.name}-{name}"))
         return LabClient(self._world, client, account=user.account)
+
+    async def _device(self, user: str, node: str) -> PaymentClient:
+        return self._user_client(user, node)
 
     async def _user(
         self, name: str, *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
     ) -> PaymentClient:
         await self._network.register(name, self._password(name), accounts=accounts, roles=roles)
-        return await self._client_at(name, name)
+        return self._user_client(name)
 
-    async def _client_at(self, node: str, user: str) -> PaymentClient:
-        host = self._network.client_host(node)
-        return PaymentClient(host, username=user, password=self._password(user))
+    def _user_client(self, name: str, node: str = "") -> PaymentClient:
+        host = self._network.client_host(node or name)
+        return PaymentClient(host, username=name, password=self._password(name))
 
-    def _password(self, user: str) -> str:
-        return hmac.digest(self._secret, user.encode(), "sha256").hex()
+    def _password(self, name: str) -> str:
+        return hmac.digest(self._secret, name.encode(), "sha256").hex()
 
     async def runner(self) -> PaymentClient:
         """The user who may pay from any account, as a bank's file channel does."""
