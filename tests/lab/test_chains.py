@@ -41,7 +41,7 @@ def test_a_log_is_drawn_entry_by_entry(lab: Lab) -> None:
     assert html.count('class="link right"') == 6
     assert "7.00 EUR" in html
     assert lab.log.entries()[6].hash.hex()[:10] in html
-    assert str(picture) == "7 entries are as they were written"
+    assert str(picture) == "7 entries fit together"
     assert "simulated, seed 7" in html
 
 
@@ -77,7 +77,7 @@ def test_a_long_log_is_cut_in_the_picture() -> None:
     html = chain(written(SHOWN_MAX + 3), badge="")._repr_html_()
     assert looks(html) == [SHOWN_MAX, 0, 0]
     assert "and 3 more" in html
-    assert "0 entries are as they were written" in chain([], badge="")._repr_html_()
+    assert "0 entries fit together" in chain([], badge="")._repr_html_()
 
 
 def test_copies_are_tampered_with_and_the_log_is_not(lab: Lab) -> None:
@@ -85,7 +85,8 @@ def test_copies_are_tampered_with_and_the_log_is_not(lab: Lab) -> None:
     stored = lab.log.chain()
     flipped = stored.flipped(3, 5)
     assert flipped.verdict.broken_at == 3
-    assert flipped.rehashed().verdict.ok
+    assert str(flipped.rehashed()) == "7 entries fit together"
     assert flipped.rehashed().beside(lab.log.head()).verdict.broken_at == 7
     assert flipped.flipped(3, 5) == stored.rehashed() == stored
+    assert str(stored.beside(lab.log.head())) == "7 entries fit together, the kept head too"
     assert lab.log.verify().ok

@@ -62,8 +62,11 @@ class Chain:
         return replace(self, kept=kept)
 
     def __str__(self) -> str:
-        """The verdict in a line."""
-        return str(self.verdict)
+        """The verdict in a line: a chain that was computed anew fits together as well as the one before."""
+        verdict = self.verdict
+        if verdict.ok:
+            return f"{verdict.head.index} entries fit together" + (", the kept head too" if self.kept else "")
+        return f"entry {verdict.broken_at} {verdict.why}; the {verdict.head.index} before it fit together"
 
     __repr__ = __str__
 
@@ -77,7 +80,7 @@ class Chain:
         count = max(len(shown), min(max((head.index for head in self.kept), default=0), SHOWN_MAX))
         parts = [
             svg.label("Each entry's hash covers the one before it.", LEFT, 11, class_="quiet"),
-            svg.label(str(verdict), LEFT, 29, class_="good" if verdict.ok else "bad"),
+            svg.label(str(self), LEFT, 29, class_="good" if verdict.ok else "bad"),
             svg.badge(self.badge),
         ]
         parts += [_link(place, verdict) for place in range(1, len(shown) + 1)]
@@ -88,7 +91,7 @@ class Chain:
         if len(self.entries) > SHOWN_MAX:
             parts.append(svg.label(f"and {len(self.entries) - SHOWN_MAX} more", LEFT, bottom + 6))
             bottom += 16
-        about = f"A chain of {len(self.entries)} entries: {verdict}"
+        about = f"A chain of {len(self.entries)} entries: {self}"
         return svg.Figure("".join(parts), style=STYLE, height=bottom, about=about, shown_px=760)
 
 
