@@ -22,7 +22,7 @@ class OwnNodes:
 
     def __init__(self, world: World, history: History) -> None:
         """No node yet; of a lab these are `lab.world` and `lab.history`."""
-        self._world, self._history = world, history
+        self._world, self.history = world, history
         self._hosts: dict[str, Host] = {}
 
     def client(self, name: str) -> Host:
@@ -62,7 +62,7 @@ class OwnNodes:
         """The calls to these nodes that began at or after a moment of the world's clock."""
         from paylab.lab.drawing.timeline import timeline  # noqa: PLC0415 - only for drawing
 
-        events = [event for event in list(self._history) if event.call]
+        events = [event for event in list(self.history) if event.call]
         begun = {
             e.call for e in events if e.kind is Kind.SENT and e.at_s >= since_s and e.peer in self._hosts
         }
