@@ -10,6 +10,7 @@ import grpc
 from paylab.core.authorization import Identity, Role, Rule, rule_of
 from paylab.lab.checking.history import History
 from paylab.lab.real_world import World
+from paylab.lab.simulation.simulator import SimWorld
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 
@@ -22,7 +23,8 @@ class OwnNodes:
 
     def __init__(self, world: World, history: History) -> None:
         """No node yet; of a lab these are `lab.world` and `lab.history`."""
-        self._world, self._history = world, history
+        self._world, self.history = world, history
+        self.call = world.call
         self._hosts: dict[str, Host] = {}
 
     def client(self, name: str) -> Host:
@@ -62,9 +64,20 @@ class OwnNodes:
         """The calls to these nodes that began at or after a moment of the world's clock."""
         from paylab.lab.drawing.timeline import timeline  # noqa: PLC0415 - only for drawing
 
-        events = [event for event in list(self._history) if event.call]
+        events = [event for event in list(self.history) if event.call]
         begun = {
             e.call for e in events if e.kind is Kind.SENT and e.at_s >= since_s and e.peer in self._hosts
         }
         mine = [event for event in events if event.call in begun]
         return timeline(mine, nodes=list(self._hosts), badge=self._world.badge)
+
+
+@contextmanager
+def own_world(seed: int = 0) -> Iterator[OwnNodes]:
+    """Nodes in a simulated world of their own, which ends with the block."""
+    history = History(world="simulated", seed=seed, banks=[])
+    world = SimWorld("own nodes", seed=seed, sink=history.add)
+    try:
+        yield OwnNodes(world, history)
+    finally:
+        world.close()
