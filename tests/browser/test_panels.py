@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 from playwright.sync_api import Locator, Page, expect
 
 ROOT = Path(__file__).parents[2]
@@ -243,3 +246,33 @@ def test_a_timeline_is_walked(page: Page, open_cells: Open, run_cell: Run, use_t
     panel.get_by_role("button", name="Play (space)").click()
     expect(panel.locator(".where")).to_have_text(re.compile(r"event (\d+) of \1$"), timeout=PATIENCE_MS)
     assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_page_without_a_kernel_shows_pictures(page: Page, tmp_path: Path) -> None:
+    """Executed, converted to HTML and opened offline: each panel's picture, with the final payment count."""
+    v4: Any = nbformat.v4
+    cells = [
+        "import paylab\nlab = paylab.Lab(world='simulated', seed=7)\nlab.panel()",
+        "alice, bob = lab.client('alice', balance='9.00 EUR'), lab.client('bob', bank='boreal')",
+        "receipts = [alice.pay(bob, '2.00 EUR') for _ in range(5)]",
+        "lab.timeline_panel(receipts[0])",
+        "lab.close()",
+    ]
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    exporter: Any = HTMLExporter  # it has no types
+    body, _ = exporter().from_notebook_node(notebook)
+    (tmp_path / "page.html").write_text(body, encoding="utf-8")
+    page.context.set_offline(True)
+    page.goto((tmp_path / "page.html").as_uri(), wait_until="domcontentloaded")
+    images = page.locator("[data-paylab] img")
+    expect(images).to_have_count(2)
+    expect(images.nth(0)).to_have_attribute(
+        "alt", re.compile(r"after 5 payments \(4 committed, 1 declined\)")
+    )
+    expect(images.nth(1)).to_have_attribute("alt", re.compile(r"events at \d+ nodes, about 5 payments"))
+    for number in range(2):
+        box = images.nth(number).bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) > 200

@@ -143,7 +143,11 @@ class NetworkPanel(Panel):
         self._planned = len(self.live.calls)
         ends = {name for edge in self.live.calls for name in edge}
         drawn = {tuple(edge[:2]) for edge in self.plan.get("edges", ())}
-        if self.plan and ends <= set(self._named) and {self._shown(edge) for edge in self.live.calls} <= drawn:
+        if (
+            self.plan
+            and ends <= set(self._named)
+            and {self._shown(edge) for edge in self.live.calls} <= drawn
+        ):
             return
         graph = self.graph()
         crowd = next((name for name in graph if name.endswith(" clients")), "")
@@ -242,7 +246,7 @@ class NetworkPanel(Panel):
             "ok": not found,
             "found": found[:FOUND_SHOWN],
             "invariants": len(judged.folds) if report is None else len(checks.CHECKS),
-            "events": judged.picture.events,
+            "facts": judged.picture.facts,
             "ledgers": "not read yet" if report is None else "stale" if self._unread else "read",
         }
 
