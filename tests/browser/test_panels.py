@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 from playwright.sync_api import Locator, Page, expect
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +20,7 @@ PATIENCE_MS = 40_000
 
 NETWORK = [
     """
-import json, time, paylab
+import json, threading, time, paylab
 from paylab.nodes.wire import HOUSEKEEPING
 lab = paylab.Lab(banks=["alpine", "boreal"])
 alice = lab.client("alice", bank="alpine", balance="100.00 EUR")
@@ -37,7 +40,18 @@ for event in lab.history:
         last[event.facts["payment"]] = event.facts["state"]
 print(json.dumps({"edges": edges, "states": last}))
 """,
-    "print('asleep'); time.sleep(300)",
+    """
+def keep_paying():
+    while not stop.wait(0.2):
+        alice.submit_pay(bob, "0.01 EUR")
+stop = threading.Event()
+threading.Thread(target=keep_paying, daemon=True).start()
+print("asleep")
+try:
+    time.sleep(300)
+finally:
+    stop.set()
+""",
     """
 report = lab.check()
 print(json.dumps({"ok": report.ok, "up": {node: lab.is_up(node) for node in lab.nodes}}))
@@ -127,6 +141,26 @@ def open_a_timeline(panel: Locator) -> None:
     panel.get_by_role("button", name="Close").click()
 
 
+def click(panel: Locator, node: str, what: str) -> None:
+    """Open a node's menu and choose."""
+    panel.locator(f"[data-node='{node}']").click()
+    panel.get_by_role("menuitem", name=what).click()
+
+
+def break_while_busy(page: Page, panel: Locator, run_cell: Run) -> None:
+    """The first click in this page does not wait for a cell that sleeps while the panel streams."""
+    busy = run_cell(2)
+    expect(busy).to_contain_text("asleep", timeout=PATIENCE_MS)
+    expect(panel.locator("[data-figure='payments']")).not_to_have_text("9", timeout=PATIENCE_MS)
+    click(panel, "alpine-1", "Crash")
+    be(panel, "alpine-1", "down")
+    click(panel, "alpine-1", "Restart")
+    be(panel, "alpine-1", "up")
+    expect(page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
+    expect(busy).to_contain_text("KeyboardInterrupt", timeout=PATIENCE_MS)
+
+
 def break_by_keyboard(page: Page, panel: Locator) -> None:
     """Arrows walk from node to node, Enter opens the menu, arrows choose, Enter does."""
     panel.locator("[data-node='boreal-1']").focus()
@@ -160,6 +194,7 @@ def test_a_network_is_watched_and_broken(
     still = page.locator("[data-paylab] img")
     expect(still).to_have_attribute("alt", re.compile(r"after 9 payments \(8 committed, 1 declined\)"))
     expect(still).to_be_hidden()
+    break_while_busy(page, panel, run_cell)
 
     def travel() -> None:
         run_cell(5)
@@ -167,19 +202,12 @@ def test_a_network_is_watched_and_broken(
 
     picture(page, panel, "network", use_theme, move=travel)
     open_a_timeline(panel)
-    # A click does not wait for a busy cell.
-    busy = run_cell(2)
-    expect(busy).to_contain_text("asleep", timeout=PATIENCE_MS)
-    panel.locator("[data-node='alpine-1']").click()
-    panel.get_by_role("menuitem", name="Crash").click()
+    click(panel, "alpine-1", "Crash")
     be(panel, "alpine-1", "down")
-    expect(page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
     break_by_keyboard(page, panel)
     picture(page, panel, "network-broken", use_theme)
     panel.get_by_role("button", name="Heal the network").click()
     expect(panel.locator(".edge.cut")).to_have_count(0, timeout=PATIENCE_MS)
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
-    expect(busy).to_contain_text("KeyboardInterrupt", timeout=PATIENCE_MS)
     after = told(run_cell(3))
     assert after["ok"]
     assert {node for node, up in after["up"].items() if not up} == {"alpine-1", "boreal-2"}
@@ -243,3 +271,33 @@ def test_a_timeline_is_walked(page: Page, open_cells: Open, run_cell: Run, use_t
     panel.get_by_role("button", name="Play (space)").click()
     expect(panel.locator(".where")).to_have_text(re.compile(r"event (\d+) of \1$"), timeout=PATIENCE_MS)
     assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_page_without_a_kernel_shows_pictures(page: Page, tmp_path: Path) -> None:
+    """Executed, converted to HTML and opened offline: each panel's picture, with the final payment count."""
+    v4: Any = nbformat.v4
+    cells = [
+        "import paylab\nlab = paylab.Lab(world='simulated', seed=7)\nlab.panel()",
+        "alice, bob = lab.client('alice', balance='9.00 EUR'), lab.client('bob', bank='boreal')",
+        "receipts = [alice.pay(bob, '2.00 EUR') for _ in range(5)]",
+        "lab.timeline_panel(receipts[0])",
+        "lab.close()",
+    ]
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    exporter: Any = HTMLExporter  # it has no types
+    body, _ = exporter().from_notebook_node(notebook)
+    (tmp_path / "page.html").write_text(body, encoding="utf-8")
+    page.context.set_offline(True)
+    page.goto((tmp_path / "page.html").as_uri(), wait_until="domcontentloaded")
+    images = page.locator("[data-paylab] img")
+    expect(images).to_have_count(2)
+    expect(images.nth(0)).to_have_attribute(
+        "alt", re.compile(r"after 5 payments \(4 committed, 1 declined\)")
+    )
+    expect(images.nth(1)).to_have_attribute("alt", re.compile(r"events at \d+ nodes, about 5 payments"))
+    for number in range(2):
+        box = images.nth(number).bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) > 200

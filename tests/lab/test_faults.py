@@ -11,6 +11,8 @@ from paylab.lab.faults import (
     duplicate,
     heal,
     lose,
+    lose_between,
+    mend,
     partition,
     pause,
     reorder,
@@ -79,3 +81,35 @@ def test_a_schedule_runs_in_either_world(world: str) -> None:
         report = lab.check()
         assert report.ok, report
         assert lab.balances()["boreal/bob"] == paylab.Money(18_00, "EUR")
+
+
+def test_one_link_loses_until_it_is_mended() -> None:
+    """Loss between two nodes stops what goes between them, nothing else, until that link is mended."""
+    with paylab.Lab(world="simulated", seed=5, name="one-link") as lab:
+        ada = lab.client("ada", bank="alpine", balance="100.00 EUR")
+        bob = lab.client("bob", bank="boreal")
+        lab.inject(
+            [at(0.0, lose_between("bank-lb", "boreal-1", 1.0)), at(0.0, delay("gateway", "logger", 0.5))]
+        )
+        lab.advance(0.1)
+        lost = dict(lab.world.troubles().losses)
+        assert lost == {("bank-lb", "boreal-1"): 1.0, ("boreal-1", "bank-lb"): 1.0}
+        before = arrived(lab, "boreal-1")
+        receipts = [ada.pay(bob, "1.00 EUR") for _ in range(6)]
+        assert arrived(lab, "boreal-1") == before
+        assert arrived(lab, "boreal-2") > 0
+        lab.inject([at(0.0, mend("bank-lb", "boreal-1"))])
+        lab.advance(60.0)  # its balancer has ejected it meanwhile
+        assert lab.world.troubles().losses == {}
+        assert lab.world.troubles().delays[("gateway", "logger")] == 0.5
+        receipts += [ada.pay(bob, "1.00 EUR") for _ in range(6)]
+        assert arrived(lab, "boreal-1") > before
+        assert lab.settle()
+        assert {ada.payment(receipt.payment).state for receipt in receipts} <= {"COMMITTED", "QUEUED"}
+
+
+def arrived(lab: paylab.Lab, node: str) -> int:
+    """How many requests about payments have reached a node."""
+    return sum(
+        event.node == node and event.kind == "received" and bool(event.payments) for event in lab.history
+    )

@@ -57,7 +57,8 @@ class Journeys:
         self._young: dict[str, list[Event]] = {}
         self._old: dict[str, list[Event]] = {}
         self._since = 0
-        self._owner: dict[str, Followed] = {}
+        # A batch is one call for many payments.
+        self._owners: dict[str, tuple[Followed, ...]] = {}
 
     def take(self, events: Iterable[Event]) -> None:
         """Take in a batch."""
@@ -67,9 +68,9 @@ class Journeys:
             for payment in event.payments:
                 self._about(payment, event)
             if event.call and self._followed:
-                owner = self._owner.get(event.call) or self._owner.get(event.parent)
-                if owner is not None:
-                    self._belongs(owner, event)
+                for call in (event.call, event.parent):
+                    for followed in self._owners.get(call, ()):
+                        self._belongs(followed, event)
 
     def _remember(self, event: Event) -> None:
         known = self._young.get(event.call)
@@ -112,8 +113,9 @@ class Journeys:
     def _belongs(self, followed: Followed, event: Event) -> None:
         if event.method in HOUSEKEEPING:
             return
-        followed.calls.add(event.call)
-        self._owner[event.call] = followed
+        if event.call not in followed.calls:
+            followed.calls.add(event.call)
+            self._owners[event.call] = (*self._owners.get(event.call, ()), followed)
         followed.last_s, followed.fresh = max(followed.last_s, event.at_s), True
 
     @property
@@ -133,9 +135,14 @@ class Journeys:
                 told.append(self._journey(followed, over=over))
             if over:
                 del self._followed[followed.payment]
-                for call in followed.calls:
-                    self._owner.pop(call, None)
+                self._leave(followed)
         return told
+
+    def _leave(self, followed: Followed) -> None:
+        for call in followed.calls:
+            others = tuple(other for other in self._owners.pop(call, ()) if other is not followed)
+            if others:
+                self._owners[call] = others
 
     def _journey(self, followed: Followed, *, over: bool) -> dict[str, Any]:
         events = [

@@ -609,12 +609,12 @@ function render({ model, el }) {
   }
 
   function showVerdict() {
-    const { ok, found: lines = [], invariants, events = 0, ledgers } = model.get("verdict");
+    const { ok, found: lines = [], invariants, facts = 0, ledgers } = model.get("verdict");
     banner.classList.toggle("broken", ok === false);
     banner.dataset.ok = String(ok);
     write(verdict, ok === false ? "✘ An invariant is broken" : "✔ Every invariant holds");
     const books = { read: "ledgers read", stale: "ledgers to be read when it rests", "not read yet": "ledgers not read yet" }[ledgers];
-    write(evidence, `${invariants} checked over ${events.toLocaleString("en")} events, ${books}`);
+    write(evidence, `${invariants} checked over ${facts.toLocaleString("en")} recorded facts, ${books}`);
     if (lines.join() !== banner.said) {
       banner.said = lines.join();
       found.replaceChildren(...lines.map((line) => h("li", {}, line)));

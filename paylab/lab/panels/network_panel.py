@@ -246,7 +246,7 @@ class NetworkPanel(Panel):
             "ok": not found,
             "found": found[:FOUND_SHOWN],
             "invariants": len(judged.folds) if report is None else len(checks.CHECKS),
-            "events": judged.picture.events,
+            "facts": judged.picture.facts,
             "ledgers": "not read yet" if report is None else "stale" if self._unread else "read",
         }
 
