@@ -97,7 +97,7 @@ class LedgerTable(Panel):
                 self.wake(left_s)
                 return
             self._unread, self._reading = False, True
-            self._start(self._read_and_show)
+            self.start_thread(self._read_and_show)
 
     def _read_and_show(self) -> None:
         """In a thread of its own: reading takes a while when there is much."""

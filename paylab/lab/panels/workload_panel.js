@@ -10,7 +10,7 @@ const NUMBER = new Intl.NumberFormat("en");
 const CHARTS = [
   ["Throughput", "payments/s", [["due", 1, "--muted"], ["ended", 2, "--green"], ["failed", 3, "--vermilion"]]],
   ["Latency", "ms, log", [["p50", 4, "--green"], ["p95", 5, "--blue"], ["p99", 6, "--vermilion"]]],
-  ["Queue depth", "payments", [["under way", 7, "--blue"], ["waiting", 8, "--vermilion"], ["offline queue", 9, "--purple"]]],
+  ["Queue depth", "payments", [["under way", 7, "--blue"], ["waiting", 8, "--vermilion"], ["queued", 9, "--purple"]]],
   ["Error rate", "%", [["no receipt", 10, "--vermilion"]]],
 ];
 

@@ -103,7 +103,7 @@ class WorkloadPanel(Panel):
         """Show a load, wherever it was started; `lab.load` calls this."""
         if load is not self.load:
             self.load, self._followed_at = load, time.monotonic()
-            self._start(lambda: self._await_end(load))
+            self.start_thread(lambda: self._await_end(load))
             self.wake(0.0)
 
     def stop(self) -> None:
