@@ -1,7 +1,7 @@
 """A user of the network, as a notebook holds it: blocking calls, and `submit_` variants that do not block."""
 
-from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
 
 from paylab.core.money import Money, parse_money
 from paylab.errors import LabError
@@ -10,20 +10,27 @@ from paylab.nodes.client import PaymentClient, Receipt
 from paylab.nodes.client_outbox import Wish
 
 if TYPE_CHECKING:  # the lab makes its clients, so at run time the import goes the other way
+    from paylab.lab.network import Network
     from paylab.lab.real_world import World
 
 
 WHEN_SHORT = ("decline", "wait")
 
 
-class Life(Protocol):
-    """How a client dies and comes back."""
+class Life:
+    """How a user's client dies and comes back."""
+
+    def __init__(self, network: "Network", node: str, make: Callable[[], Awaitable[PaymentClient]]) -> None:
+        """The client runs at `node`; `make` makes it again on a new host."""
+        self._network, self._node, self._make = network, node, make
 
     async def end(self) -> None:
         """Kill the host that it runs on."""
+        await self._network.crash_client(self._node)
 
     async def begin(self) -> PaymentClient:
         """Make the client again on a new host."""
+        return await self._make()
 
 
 class LabClient:

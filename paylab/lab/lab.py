@@ -2,34 +2,31 @@
 
 import asyncio
 import hmac
-import re
-import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from paylab.core.authorization import Identity, Role
-from paylab.core.balancing import POLICIES, Policy
+from paylab.core.balancing import Policy
 from paylab.core.money import Money, parse_money
 from paylab.core.tokens import ORIGINATOR
 from paylab.errors import LabError
-from paylab.lab import faults
+from paylab.lab.arguments import NAME, check_arguments, checked_weights, lab_secret, policy_maker
+from paylab.lab.breaking import Breaking
 from paylab.lab.checking import checks
 from paylab.lab.checking.history import History
 from paylab.lab.checking.history_checks import HistoryChecks
-from paylab.lab.clients import LabClient
+from paylab.lab.clients import LabClient, Life
 from paylab.lab.durations import seconds
 from paylab.lab.logbook import Logbook
 from paylab.lab.loop import LabFuture
 from paylab.lab.network import Network
 from paylab.lab.operator import Operator
-from paylab.lab.processes.death import Death
-from paylab.lab.real_world import RealWorld, World
-from paylab.lab.server_table import ServerTable
+from paylab.lab.real_world import World
 from paylab.lab.simulation.choices import Choices
-from paylab.lab.simulation.simulator import SimWorld
+from paylab.lab.worlds import open_world
 from paylab.nodes.client import PaymentClient, Receipt
 from paylab.nodes.node import LEASE_S
 from paylab.nodes.passwords import PasswordCost
@@ -51,17 +48,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 OPERATOR = Identity("lab", Role.OPERATOR)
-# More servers of one kind would not fit a drawing, nor two processor cores.
-SERVERS_MAX = 9
 # The user in whose name files of payments are run.
 RUNNER = "runner"
 
 _OPEN: dict[str, "Lab"] = {}
 
 
-class Lab:
+class Lab(Breaking):
     """A running payment network.
 
     `banks` are bank names, each with `bank_servers` servers over one ledger; `policy` chooses how both load
@@ -101,7 +95,7 @@ class Lab:
         commit: "Callable[..., Coordinator] | None" = None,
     ) -> None:
         """Boot every node and wait until all of them serve; `choices` repeat a simulated run."""
-        _check_arguments(banks, bank_servers, auth_servers, gateways)
+        check_arguments(banks, bank_servers, auth_servers, gateways)
         if name in _OPEN:
             _OPEN[name].close()
         self.name = name
@@ -142,7 +136,7 @@ class Lab:
             history=self.history,
             processes=bool(processes),
         )
-        self._secret = _lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
+        self._secret = lab_secret(Path(data_dir)) if data_dir else self._world.secret_bytes(32)
         self._closed = False
         self._panel: NetworkPanel | None = None
         self._workload_panel: WorkloadPanel | None = None
@@ -158,10 +152,10 @@ class Lab:
                     auth_servers=auth_servers,
                     gateways=gateways,
                     lease_s=lease_s,
-                    weights=_weights(weights or {}, banks, bank_servers),
+                    weights=checked_weights(weights or {}, banks, bank_servers),
                     look_aside=look_aside,
                     replacements={
-                        "balancer.policy": _policy(policy),
+                        "balancer.policy": policy_maker(policy),
                         **({"coordinator.core": commit} if commit else {}),
                         **(replace or {}),
                     },
@@ -215,8 +209,8 @@ class Lab:
         await self._network.register(name, self._password(name), accounts=accounts, roles=roles)
         return await self._client_at(name, name)
 
-    def _life(self, node: str, user: str) -> "_ClientLife":
-        return _ClientLife(self._network, node, partial(self._client_at, node, user))
+    def _life(self, node: str, user: str) -> Life:
+        return Life(self._network, node, partial(self._client_at, node, user))
 
     async def _client_at(self, node: str, user: str) -> PaymentClient:
         host = self._network.client_host(node)
@@ -293,79 +287,6 @@ class Lab:
         if self._workload_panel is not None:
             self._workload_panel.follow(load)
         return load
-
-    # Balancing ----------------------------------------------------------------------------------
-
-    def servers(self) -> ServerTable:
-        """What both balancers believe about their servers: load, latency, health, ejections."""
-        listed = {
-            balancer: self._world.call(self._network.listed(balancer))
-            for balancer in ("auth-lb", "bank-lb")
-            if self.is_up(balancer)
-        }
-        return ServerTable(listed, self._arguments["lease_s"])
-
-    def set_policy(self, balancer: str, policy: str | Callable[[], Policy]) -> None:
-        """Let "auth-lb" or "bank-lb" pick by another policy from the next call on: a name, or your class.
-
-        Raises LabError for a policy or a balancer that does not exist.
-        """
-        self._network.set_policy(balancer, _policy(policy))
-
-    def drain(self, server: str, *, timeout_s: float = 30.0) -> None:
-        """Take a server out without losing a call: it finishes what it has and is given no more.
-
-        Raises LabError if it has not finished after `timeout_s`. `serve`, or a restart, brings it back.
-        """
-        self._world.call(self._network.drain(server, timeout_s=timeout_s), timeout_s=timeout_s + 10)
-
-    def serve(self, server: str) -> None:
-        """Let a server that was drained take calls again."""
-        self._world.call(self._network.serve(server))
-
-    # Breaking and repairing ---------------------------------------------------------------------
-
-    def crash(self, node: str) -> None:
-        """Kill a node: what it had only in memory is gone."""
-        self._world.call(self._network.crash(node))
-
-    def restart(self, node: str, *, death: Death | None = None) -> None:
-        """Start a crashed node again, with a new certificate, from what its disk holds.
-
-        A process can be told at which forced write to kill itself (`paylab.lab.processes.death.Death`).
-        """
-        self._world.call(self._network.restart(node, death=death))
-
-    def inject(self, schedule: faults.Schedule) -> LabFuture[None]:
-        """Start a schedule of faults (`paylab.lab.faults`); returns at once, cancel the future to stop."""
-        return self._world.submit(faults.inject(self._network, schedule))
-
-    def partition(self, a: str, b: str, *, one_way: bool = False) -> None:
-        """Cut the link between two nodes, or only from `a` to `b`."""
-        self._apply(faults.partition(a, b, one_way=one_way))
-
-    def heal(self) -> None:
-        """End every fault of the network."""
-        self._apply(faults.heal())
-
-    def lose(self, rate: float, *, requests: bool = True, replies: bool = True) -> None:
-        """Lose this share of all messages until `heal`."""
-        self._apply(faults.lose(rate, requests=requests, replies=replies))
-
-    def pause(self, node: str) -> None:
-        """Stop a node where it stands, as SIGSTOP does."""
-        self._apply(faults.pause(node))
-
-    def resume(self, node: str) -> None:
-        """Let a paused node go on."""
-        self._apply(faults.resume(node))
-
-    def _apply(self, fault: faults.Fault) -> None:
-        self._world.call(faults.apply(self._network, fault))
-
-    def advance(self, duration: float | str) -> None:
-        """Let time pass: seconds, or text such as "3 h", which a simulated world hardly takes."""
-        self._world.advance(seconds(duration))
 
     # Looking ------------------------------------------------------------------------------------
 
@@ -571,80 +492,6 @@ class Lab:
                 raise
 
 
-class _ClientLife:
-    """How a user's client dies and comes back."""
-
-    def __init__(self, network: Network, name: str, make: Callable[[], Awaitable[PaymentClient]]) -> None:
-        self._network, self._name, self._make = network, name, make
-
-    async def end(self) -> None:
-        await self._network.crash_client(self._name)
-
-    async def begin(self) -> PaymentClient:
-        return await self._make()
-
-
-def open_world(
-    world: str,
-    name: str,
-    *,
-    history: History,
-    data_dir: str | Path | None = None,
-    seed: int = 0,
-    choices: Choices | None = None,
-    processes: bool = False,
-) -> World:
-    """An empty world of that kind, whose nodes' events go to `history`. Raises LabError BAD_ARGUMENT."""
-    if world == "real":
-        folder = Path(data_dir) if data_dir else None
-        return RealWorld(name, data_dir=folder, sink=history.add, processes=processes)
-    if world != "simulated":
-        raise LabError("BAD_ARGUMENT", f"world is real or simulated, not {world!r}")
-    if data_dir is not None:
-        raise LabError("BAD_ARGUMENT", "a simulated world keeps its files in memory: leave data_dir out")
-    return SimWorld(name, seed=seed, sink=history.add, choices=choices)
-
-
 def open_labs() -> tuple["Lab", ...]:
     """Every lab of this process that is not closed."""
     return tuple(_OPEN.values())
-
-
-def _check_arguments(banks: Sequence[str], bank_servers: int, auth_servers: int, gateways: int) -> None:
-    if isinstance(banks, str) or not banks or len(set(banks)) != len(banks):
-        raise LabError("BAD_ARGUMENT", "banks is a list of different names")
-    for bank in banks:
-        if not NAME.fullmatch(bank):
-            raise LabError("BAD_NAME", f"{bank!r} is not a name of lower-case letters, digits and hyphens")
-    counts = {"bank_servers": bank_servers, "auth_servers": auth_servers, "gateways": gateways}
-    for what, count in counts.items():
-        if not 1 <= count <= SERVERS_MAX:
-            raise LabError("BAD_ARGUMENT", f"{what} is 1 to {SERVERS_MAX}, not {count}")
-
-
-def _weights(weights: Mapping[str, int], banks: Sequence[str], bank_servers: int) -> Mapping[str, int]:
-    names = [f"{bank}-{n}" for bank in banks for n in range(1, bank_servers + 1)]
-    for name, weight in weights.items():
-        if name not in names or weight < 1:
-            raise LabError("BAD_ARGUMENT", f"{name!r} with weight {weight} is no bank server with 1 or more")
-    return weights
-
-
-def _policy(policy: str | Callable[[], Policy]) -> Callable[[], Policy]:
-    if isinstance(policy, str):
-        if policy not in POLICIES:
-            raise LabError("BAD_ARGUMENT", f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
-        return POLICIES[policy]
-    if not callable(policy):
-        raise LabError("BAD_ARGUMENT", f"policy is a name or a class with a pick, not {policy!r}")
-    return policy
-
-
-def _lab_secret(folder: Path) -> bytes:
-    """The key from which users' passwords are derived, so that a second boot knows them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lab.key"
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_bytes(secrets.token_bytes(32))
-    return path.read_bytes()

@@ -9,8 +9,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from paylab.core.authorization import Role
 from paylab.lab.checking.history import History
-from paylab.lab.lab import open_world
 from paylab.lab.own_nodes import OwnNodes
+from paylab.lab.worlds import open_world
 
 METHOD = "/demo.Echo/Say"
 

@@ -21,9 +21,9 @@ from paylab.core.messages import Commit, Leg, Outcome, Txn
 from paylab.core.money import Money
 from paylab.lab.checking import checks
 from paylab.lab.checking.history import History, is_gateway
-from paylab.lab.lab import open_world
 from paylab.lab.network import Network
 from paylab.lab.real_world import World
+from paylab.lab.worlds import open_world
 from paylab.nodes import wire
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.events import Event, Kind
