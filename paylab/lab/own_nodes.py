@@ -69,7 +69,9 @@ class OwnNodes:
             e.call for e in events if e.kind is Kind.SENT and e.at_s >= since_s and e.peer in self._hosts
         }
         mine = [event for event in events if event.call in begun]
-        return timeline(mine, nodes=list(self._hosts), badge=self._world.badge)
+        # Clients stand to the left of all nodes.
+        servers = [name for name, host in self._hosts.items() if host.identity.role is not Role.CLIENT]
+        return timeline(mine, nodes=servers, badge=self._world.badge)
 
 
 @contextmanager
