@@ -48,7 +48,7 @@ class Verdict:
         """Write it in one line."""
         if self.ok:
             return f"{self.head.index} entries are as they were written"
-        return f"entry {self.broken_at} {self.why}; the {self.head.index} before it are as they were written"
+        return f"entry {self.broken_at} {self.why}; the {self.head.index} before it fit together"
 
 
 def chained(previous: bytes, event: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import sys
 import threading
@@ -30,7 +31,7 @@ def tune_interpreter() -> None:
 
 
 class LabFuture(concurrent.futures.Future[T], Generic[T]):
-    """A result to come: `result()` blocks, and `await` works on any event loop."""
+    """A result to come: `result()` blocks, `await` works on any event loop, and `cancel()` ends the work."""
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait without blocking the loop that awaits."""
@@ -51,7 +52,6 @@ class LoopThread:
         """Start work on the loop; from any thread. Raises LabError once the lab is closed."""
         self._check_open(work)
         future: LabFuture[T] = LabFuture()
-        future.set_running_or_notify_cancel()
 
         def start() -> None:
             task = self._loop.create_task(work)
@@ -114,14 +114,13 @@ async def _cancel_all() -> None:
 
 
 def _hand_over(task: "asyncio.Task[T]", future: "LabFuture[T]") -> None:
-    if future.done():
-        return
-    if task.cancelled():
-        future.set_exception(concurrent.futures.CancelledError())
-    elif (error := task.exception()) is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(task.result())
+    with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
+        if task.cancelled():
+            future.set_exception(concurrent.futures.CancelledError())
+        elif (error := task.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(task.result())
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

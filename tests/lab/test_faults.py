@@ -6,6 +6,7 @@ import paylab
 from paylab.errors import PaylabError
 from paylab.lab.faults import (
     at,
+    crash,
     crash_at_commit,
     delay,
     duplicate,
@@ -48,6 +49,19 @@ def start_all(lab: paylab.Lab) -> None:
     for node in lab.nodes:
         if not lab.is_up(node):
             lab.restart(node)
+
+
+@pytest.mark.parametrize("world", ["simulated", "real"])
+def test_a_schedule_that_is_cancelled_goes_no_further(world: str) -> None:
+    """What it has done stays done; what it would have done later does not happen."""
+    with paylab.Lab(world=world, name=f"cancelled-{world}") as lab:
+        injecting = lab.inject([at(0.0, crash("logger")), at(0.5, crash("queue"))])
+        lab.advance(0.1)
+        assert injecting.cancel()
+        lab.advance(0.6)
+        assert not lab.is_up("logger")
+        assert lab.is_up("queue")
+        lab.restart("logger")
 
 
 @pytest.mark.parametrize("world", ["simulated", "real"])

@@ -26,7 +26,6 @@ class WaitedFuture(LabFuture[T]):
         """`wait` is called whenever somebody begins to wait."""
         super().__init__()
         self._wait = wait
-        self.set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the result, `timeout` seconds of the wall clock at most."""
@@ -160,6 +159,12 @@ class VirtualThread:
             raise LabError("CLOSED", CLOSED)
         job = Job(WaitedFuture(lambda: self._post(lambda: self._wait_for(job))))
         self._post(lambda: self._start(job, work))
+
+        def ended(future: concurrent.futures.Future[Any]) -> None:
+            if future.cancelled():
+                self._post(job.cancel)
+
+        super(WaitedFuture, job.future).add_done_callback(ended)  # this is no waiting
         return job
 
     def _post(self, function: Callable[[], None]) -> None:
