@@ -126,14 +126,16 @@ class Network:
             )
             for n in range(1, auth_servers + 1)
         ]
-        servers += [
-            ("gateway" if n == 1 else f"gateway-{n}", Role.GATEWAY, kinds["node.gateway"])
-            for n in range(1, gateways + 1)
-        ]
+        names = ["gateway", *(f"gateway-{n}" for n in range(2, gateways + 1))]
+        servers += [(name, Role.GATEWAY, kinds["node.gateway"]) for name in names]
         servers += [
             ("coordinator", Role.COORDINATOR, coordinator),
             ("logger", Role.LOGGER, kinds["node.logger"]),
-            ("queue", Role.QUEUE, kinds["node.queue"]),
+            (
+                "queue",
+                Role.QUEUE,
+                partial(kinds["node.queue"], gateways=names) if names[1:] else kinds["node.queue"],
+            ),
         ]
         servers += [
             (

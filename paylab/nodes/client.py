@@ -175,9 +175,7 @@ class PaymentClient:
     async def cancel(self, payment: str, *, deadline_s: float = 10.0) -> Receipt:
         """Take a payment back that is queued or a dead letter. Raises NotFound, WrongState."""
         request = pb.CancelPaymentRequest(payment=payment)
-        return _receipt(
-            await self._until(deadline_s, lambda call: self._gateway().CancelPayment(request, **call))
-        )
+        return await self._ask_for("CancelPayment", request, deadline_s)
 
     async def pay_later(
         self, *, payer: str, payee: str, money: Money, key: str = "", when_short: str = "decline"

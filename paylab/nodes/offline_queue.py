@@ -64,9 +64,12 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         schedule: RetrySchedule | None = None,
         length_max: int = LENGTH_MAX,
         look_every_s: float = LOOK_EVERY_S,
+        gateways: Sequence[str] = ("gateway",),
     ) -> None:
-        """Keep the queue in the store "queue", which other processes may share."""
+        """Keep the queue in the store "queue", which other processes may share; any of `gateways` will do."""
         super().__init__(host)
+        # The one that is asked, and then those to turn to.
+        self._gateways = tuple(gateways)
         self._length_max = length_max
         self._look_every_s = look_every_s
         self._schedule = schedule or RetrySchedule()
@@ -227,6 +230,7 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
             # The gateway speaks for itself; a transport that fails says that there is no gateway.
             if isinstance(error, OutcomeUnknown) and error.reason != "OUTCOME_UNKNOWN":
                 self._breaker.failed(now=self.host.now())
+                self._gateways = (*self._gateways[1:], self._gateways[0])
             else:
                 self._breaker.succeeded()
             return Tried(None, error.reason)
@@ -243,7 +247,7 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         return Tried(receipt.state, receipt.reason)
 
     def _gateway(self) -> "gateway_pb_grpc.PaymentGatewayAsyncStub":
-        return gateway_pb_grpc.PaymentGatewayStub(self.host.channel("gateway"))
+        return gateway_pb_grpc.PaymentGatewayStub(self.host.channel(self._gateways[0]))
 
     def _due_at_s(self, tries: int, queued_at_s: float, reason: str) -> float | None:
         return next_try_s(

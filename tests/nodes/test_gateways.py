@@ -103,6 +103,20 @@ def test_a_payment_is_watched_at_one_gateway_and_driven_at_another(two: Lab, eve
     eventually(lambda: two.settle(timeout_s=1))
 
 
+def test_the_queue_turns_to_the_other_gateway(two: Lab, eventually: Eventually) -> None:
+    """A payment that waits is paid although the gateway that the queue asks first is gone."""
+    alice, bob = people(two, "queue")
+    two.crash("boreal-1")
+    queued = alice.pay(bob, "1.00 EUR", key="k", deadline_s=60)
+    assert queued.state == "QUEUED"
+    assert two.settle(timeout_s=60)
+    two.crash("gateway")
+    two.restart("boreal-1")
+    eventually(lambda: alice.payment(queued.payment).state == "COMMITTED")
+    two.restart("gateway")
+    assert two.settle(timeout_s=60)
+
+
 # How long keys are remembered -----------------------------------------------------------------------
 
 
