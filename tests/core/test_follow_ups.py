@@ -74,7 +74,7 @@ def test_captures_never_exceed_what_was_authorised(followers: list[Payment], min
 
 
 def test_what_has_failed_gives_its_part_back() -> None:
-    """A declined or cancelled capture takes nothing; one under way keeps its part, and so does a dead letter."""
+    """A declined or cancelled capture takes nothing; one under way keeps its part, as a dead letter does."""
     about, wanted = payment(Operation.AUTHORISE), payment(Operation.CAPTURE, 100)
     for state in State:
         other = payment(Operation.CAPTURE, 1, state, "p1")
