@@ -107,7 +107,7 @@ class Load:
 
     def now(self, *, last_s: float = WINDOW_S) -> LoadFigures:
         """The figures of this moment; rates, latencies and errors of the last so many seconds."""
-        queued = self._lab.world.rows("queue", "SELECT count(*) FROM entries WHERE NOT dead")
+        queued = self._lab.world.rows("queue", "SELECT count(*) FROM entries WHERE place != 'DEAD'")
         return figures(
             self._paid.copy(),
             at_s=self._at_s(),
