@@ -1,7 +1,7 @@
 """Merchants' payments under crashes do what a model in memory says, and the checks hold."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -39,8 +39,8 @@ NAMES = count(1)
 class HastyQueue(OfflineQueue):
     """Tries again soon."""
 
-    def __init__(self, host: Host) -> None:
-        super().__init__(host, schedule=RetrySchedule(base_s=0.5, cap_s=2.0))
+    def __init__(self, host: Host, *, gateways: Sequence[str]) -> None:
+        super().__init__(host, schedule=RetrySchedule(base_s=0.5, cap_s=2.0), gateways=gateways)
 
 
 class HastyCoordinator(CoordinatorNode):

@@ -7,6 +7,8 @@ from paylab.lab.campaigns import nemesis
 from paylab.lab.faults import KINDS
 
 SEEDS = range(60)
+# What a reader does to one link with the mouse; a seed loses messages everywhere, and cuts links whole.
+BY_HAND = {"lose_between", "mend"}
 
 
 def test_a_seed_draws_one_schedule() -> None:
@@ -16,7 +18,7 @@ def test_a_seed_draws_one_schedule() -> None:
 
 
 def test_intensities_differ_in_number_and_kind() -> None:
-    """None is none, light is fewer than heavy, and heavy draws every kind of fault there is."""
+    """None is none, light is fewer than heavy, and heavy draws every kind of fault but those by hand."""
     drawn = {
         name: [timed for seed in SEEDS for timed in nemesis.schedule(seed, intensity=name)]
         for name in nemesis.INTENSITIES
@@ -24,7 +26,7 @@ def test_intensities_differ_in_number_and_kind() -> None:
     assert drawn["none"] == []
     assert 0 < len(drawn["light"]) < len(drawn["heavy"]) / 2
     kinds = {timed.fault.kind for timed in drawn["heavy"]}
-    assert kinds == set(KINDS)
+    assert kinds == set(KINDS) - BY_HAND
 
 
 def test_every_writing_node_may_die_at_every_point_of_a_commit() -> None:
