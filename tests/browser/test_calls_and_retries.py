@@ -1,6 +1,7 @@
 """The widgets of chapters 01 and 06, pressed by mouse in a real browser."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,28 +9,22 @@ from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
-TOKEN = "reader"
+Open = Callable[..., list[str]]
 STDERR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
 
 
-def open_and_run(page: Page, address: str, notebook: str) -> list[str]:
-    """Open a chapter, run every cell, wait for the last; what the browser's console complained about."""
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(f"{address}/lab/tree/notebooks/{notebook}?token={TOKEN}")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    # What is asked before the kernel answers is not run.
-    page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
+def run_all(page: Page) -> None:
+    """Run every cell, and wait for the last."""
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_selector("text=came true", timeout=300_000)
-    return complaints
+    page.wait_for_selector("text=came true", timeout=180_000)
 
 
 @pytest.mark.browser
-def test_each_trouble_shows_its_outcome(page: Page, jupyter: str) -> None:
+def test_each_trouble_shows_its_outcome(page: Page, open_notebook: Open) -> None:
     """The phone hears the same of a lost request and a lost answer, and the box tells them apart."""
     page.set_viewport_size({"width": 1280, "height": 1000})
-    complaints = open_and_run(page, jupyter, "01_nodes_and_rpc.ipynb")
+    complaints = open_notebook("01_nodes_and_rpc.ipynb")
+    run_all(page)
     assert page.locator(STDERR).count() == 0
     outcomes = {
         "request lost": r"DEADLINE_EXCEEDED: Deadline Exceeded'\)\s+in the box: 0 cents",
@@ -45,10 +40,11 @@ def test_each_trouble_shows_its_outcome(page: Page, jupyter: str) -> None:
 
 
 @pytest.mark.browser
-def test_an_outage_is_painted(page: Page, jupyter: str) -> None:
+def test_an_outage_is_painted(page: Page, open_notebook: Open) -> None:
     """A pressed slot is an outage: another picture comes."""
     page.set_viewport_size({"width": 1280, "height": 1000})
-    complaints = open_and_run(page, jupyter, "06_retries_and_the_offline_queue.ipynb")
+    complaints = open_notebook("06_retries_and_the_offline_queue.ipynb")
+    run_all(page)
     assert page.locator(STDERR).count() == 0
     slot = page.get_by_role("button", name="160", exact=True)
     picture = page.locator(".jp-Cell", has=slot).locator("img")
