@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 from paylab.errors import PaylabError
 from paylab.lab.campaigns.orders import OPENING_MINOR, Order
+from paylab.lab.checking.folds import AT_REST, TERMINAL
 from paylab.lab.real_world import World
 from paylab.nodes.client import Receipt
 from paylab.pb import transaction_logger_pb2
-
-TERMINAL = ("COMMITTED", "DECLINED", "CANCELLED")
-AT_REST = (*TERMINAL, "DEAD_LETTER")
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,7 @@ class Story:
 
     def _end(self, key: str) -> str:
         receipt = self._told.get(key)
-        if receipt is None or receipt.state not in campaign_checks.AT_REST:
+        if receipt is None or receipt.state not in AT_REST:
             return ""
         return receipt.state
 

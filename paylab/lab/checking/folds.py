@@ -17,6 +17,7 @@ from paylab.nodes.events import Event, Kind
 FINDINGS_MAX = 100
 # A dead letter rests, and may be taken up again.
 TERMINAL = frozenset({"COMMITTED", "DECLINED", "CANCELLED"})
+AT_REST = TERMINAL | {"DEAD_LETTER"}
 
 
 BEFORE = Event("", 0, 0, 0.0, Kind.STATE)

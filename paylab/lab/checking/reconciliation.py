@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from html import escape
 
 from paylab.core.money import Money
+from paylab.lab.checking.folds import AT_REST
 from paylab.lab.checking.ledger_checks import Books
 
 MISSING = "nothing"
-TERMINAL = ("COMMITTED", "DECLINED", "CANCELLED", "DEAD_LETTER")
 SHOWN_MAX = 20
 COLUMNS = ("payment", "log", "gateway", "ledgers", "what differs")
 
@@ -113,9 +113,9 @@ def _why(books: Books, logged: Logged | None, moved: Moved, payment: str) -> str
     if row is None:
         return "the gateway does not know it"
     state = row.state
-    if state in TERMINAL and logged is None:
+    if state in AT_REST and logged is None:
         return "the log does not know its end"
-    if logged is not None and state in TERMINAL and logged.state != state:
+    if logged is not None and state in AT_REST and logged.state != state:
         return "log and gateway disagree about its end"
     terms = (row.payer, row.payee, Money(row.amount_minor, row.currency), row.operation, row.about)
     if logged is not None and terms != (

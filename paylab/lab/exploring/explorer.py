@@ -17,6 +17,8 @@ from paylab.lab.slots import filled
 
 # About 2 GB; see `--states`.
 STATES_MAX = 6_000_000
+# Of the other plurals the last letter goes.
+SINGULAR = {"crashes": "crash", "losses": "loss"}
 # The slots that the explorer's actors ask; others belong to nodes that it does not have.
 SLOTS = (
     "bank.vote",
@@ -164,7 +166,7 @@ def _covered(board: Board, found: Found) -> dict[str, Any]:
 
 def _written(space: Space) -> str:
     counted = [
-        f"{value} {name if value != 1 else name.removesuffix('s').removesuffix('e')}"
+        f"{value} {name if value != 1 else SINGULAR.get(name, name.removesuffix('s'))}"
         for name, value in asdict(space).items()
     ]
     return ", ".join(counted).replace("1 los,", "1 loss,").replace("1 crashe", "1 crash")

@@ -5,7 +5,7 @@ from typing import Any
 
 from paylab.core.messages import Decide, Outcome, Txn
 from paylab.core.participant import State
-from paylab.core.payment import TERMINAL
+from paylab.core.payment import AT_REST
 from paylab.core.payment import State as PaymentState
 from paylab.lab.exploring.bank_actor import BankState
 from paylab.lab.exploring.board import EVERYTHING, Board
@@ -161,7 +161,7 @@ class Invariants:
             and not waiting
             and all(record.txn in ending for record in coordinator.log)
             and not any(State.PREPARED in found.values() for found in rows.values())
-            and all(row.state in TERMINAL or row.attempt > self._space.attempts for row in gateway.rows)
+            and all(row.state in AT_REST or row.attempt > self._space.attempts for row in gateway.rows)
         )
 
     def _everywhere(self, found: dict[str, State]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from paylab.lab.checking.folds import TERMINAL
+from paylab.lab.checking.folds import AT_REST
 from paylab.lab.drawing.facts import FACT_KINDS, Call, Fact, pair_calls
 from paylab.lab.network import OPERATOR
 from paylab.nodes.events import Event, Kind
@@ -99,7 +99,7 @@ class Journeys:
             followed.last_s, followed.fresh = event.at_s, True
         if event.facts is not None and event.facts["at"] == "gateway":
             followed.state = str(event.facts["state"])
-            if followed.state in TERMINAL or followed.state == "QUEUED":
+            if followed.state in AT_REST or followed.state == "QUEUED":
                 followed.answered_s = event.at_s
 
     def _allowed(self, at_s: float) -> bool:

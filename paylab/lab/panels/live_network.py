@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paylab.core.money import Money
-from paylab.lab.checking.folds import TERMINAL
+from paylab.lab.checking.folds import AT_REST
 from paylab.lab.network import OPERATOR
 from paylab.nodes.events import Event, Kind
 from paylab.nodes.wire import HOUSEKEEPING
@@ -139,7 +139,7 @@ class LiveNetwork:
             if len(self.latest) > PAYMENTS_SHOWN:
                 del self.latest[next(iter(self.latest))]
         line.state, line.reason, line.attempt = state, str(facts["reason"]), int(facts["attempt"])
-        return int(state in TERMINAL and before != state)
+        return int(state in AT_REST and before != state)
 
     # Figures ------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class LiveNetwork:
     @property
     def under_way(self) -> int:
         """Payments that have no answer yet."""
-        return self.total - sum(self.states[state] for state in (*TERMINAL, "QUEUED"))
+        return self.total - sum(self.states[state] for state in (*AT_REST, "QUEUED"))
 
     @property
     def total(self) -> int:
