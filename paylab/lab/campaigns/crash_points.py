@@ -19,6 +19,7 @@ from paylab.core.money import Money
 from paylab.core.retry_schedule import RetrySchedule
 from paylab.errors import LabError, PaylabError
 from paylab.lab.campaigns import campaign_checks
+from paylab.lab.checking.folds import AT_REST
 from paylab.lab.lab import Lab
 from paylab.lab.simulation.sim_host import Steps
 from paylab.lab.simulation.simulator import SimWorld
