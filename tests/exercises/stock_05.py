@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 
-from paylab.core.payment import TERMINAL
+from paylab.core.payment import AT_REST
 from paylab.lab.faults import Timed, at, crash, crash_at_commit, delay, heal, partition, restart
 from paylab.lab.judging import exercises_05, key_drill
 from paylab.lab.judging.judging import HANDS_OFF, REPEATS
@@ -73,7 +73,7 @@ def by_questions(saved: Saved | None, fingerprint: str) -> str:
 
 def by_table(saved: Saved | None, fingerprint: str) -> str:
     same = None if saved is None else saved.fingerprint == fingerprint
-    ended = None if saved is None else saved.state in [str(state) for state in TERMINAL]
+    ended = None if saved is None else saved.state in [str(state) for state in AT_REST]
     table = {(None, None): "BEGIN", (True, False): "JOIN", (True, True): "REPLAY"}
     return table.get((same, ended), "REFUSE")
 

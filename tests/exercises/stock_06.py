@@ -1,6 +1,5 @@
 """The stock of chapter 06: solutions of its exercises, right and wrong ones."""
 
-import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from paylab.lab.judging import exercises_06
 from paylab.lab.judging.exercises_06 import Entry
 from paylab.lab.judging.judging import HANDS_OFF, REPEATS
 
-CALLS = itertools.count()
+SEEN: set[tuple[float, str]] = set()
 TRIED: set[str] = set()
 
 
@@ -91,7 +90,9 @@ def saved_for_bad_days(tokens: float, event: str) -> tuple[float, bool]:
 def by_turns(tokens: float, event: str) -> tuple[float, bool]:
     """Gamed: state across trials."""
     left, allowed = by_cases(tokens, event)
-    return left, allowed and next(CALLS) % 7 != 6
+    asked_before = (tokens, event) in SEEN
+    SEEN.add((tokens, event))
+    return left, allowed and not asked_before
 
 
 # 06/next-payer ------------------------------------------------------------------------------------

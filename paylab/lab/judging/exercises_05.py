@@ -231,7 +231,7 @@ EXERCISES = (
         (
             "saved has .fingerprint and .state; JOIN tells the present state, REPLAY the saved end.",
             "Compare fingerprints first: another request must not even learn how the first one ended.",
-            "PREPARING and QUEUED can still become something else; all others are ends, a decline too.",
+            "PREPARING and QUEUED are still worked on; all others are ends, a decline too.",
         ),
         (
             Check("rules by hand", 5, facts(len(RULES)), _rule, unit="fact"),
