@@ -112,7 +112,11 @@ def open_notebook(page: Page, jupyter: str) -> Iterator[Open]:
         return complaints
 
     yield opened
-    page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    # Playwright waits for a promise for ever, so one that resolves stands beside it.
+    page.evaluate("""() => Promise.race([
+      window.jupyterapp.serviceManager.sessions.shutdownAll(),
+      new Promise(done => setTimeout(done, 10000)),
+    ])""")
 
 
 @pytest.fixture
@@ -155,7 +159,9 @@ def use_theme(page: Page) -> Callable[[str], None]:
 
     def use(tone: str) -> None:
         theme = f"JupyterLab {tone.capitalize()}"
-        page.evaluate("t => window.jupyterapp.commands.execute('apputils:change-theme', {theme: t})", theme)
+        page.evaluate(
+            "t => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: t}) }", theme
+        )
         light = str(tone == "light").lower()
         page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
 

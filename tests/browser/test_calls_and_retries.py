@@ -15,7 +15,7 @@ STDERR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
 
 def run_all(page: Page) -> None:
     """Run every cell, and wait for the last."""
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     page.wait_for_selector("text=came true", timeout=180_000)
 
 

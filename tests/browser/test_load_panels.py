@@ -68,7 +68,7 @@ def open_page(browser: Browser, address: str, name: str) -> tuple[Page, list[str
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    page.goto(f"{address}/lab/tree/{name}?token={TOKEN}")
+    page.goto(f"{address}/lab/workspaces/load/tree/{name}?token={TOKEN}")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
     page.wait_for_selector("text=/\\| (Idle|Busy)/", timeout=60_000)
     return page, complaints
@@ -136,7 +136,7 @@ def shoot(page: Page, panel: str, name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     for theme in ("Light", "Dark"):
         page.evaluate(
-            "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})",
+            "(theme) => { window.jupyterapp.commands.execute('apputils:change-theme', {theme}) }",
             f"JupyterLab {theme}",
         )
         light = str(theme == "Light").lower()
@@ -234,7 +234,9 @@ def test_closing_the_notebook_stops_the_load(
         until(page, "print(panel.phase)", "sending")
         if way == "tab":
             page.evaluate("() => window.jupyterapp.shell.currentWidget.dispose()")
-            page.evaluate("() => window.jupyterapp.commands.execute('docmanager:open', {path: 'load.ipynb'})")
+            page.evaluate(
+                "() => { window.jupyterapp.commands.execute('docmanager:open', {path: 'load.ipynb'}) }"
+            )
             page.wait_for_selector("text=/\\| (Idle|Busy)/", timeout=60_000)
         else:
             page.close()
