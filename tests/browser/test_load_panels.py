@@ -141,6 +141,8 @@ def shoot(page: Page, panel: str, name: str) -> None:
         )
         light = str(theme == "Light").lower()
         page.wait_for_selector(f'body[data-jp-theme-light="{light}"]', state="attached")
+        page.wait_for_timeout(600)  # JupyterLab covers the page while it changes its colours
+        page.wait_for_selector("#jupyterlab-splash", state="detached")
         page.locator(panel).screenshot(path=SCREENSHOTS / f"{name}-{theme.lower()}.png")
 
 
