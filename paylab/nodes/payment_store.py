@@ -67,14 +67,8 @@ PAYMENTS = Table(
 KEY_KEPT = PAYMENTS.c.key_kept.is_(True)
 FOLLOWS = PAYMENTS.c.about != ""
 # Keys that are forgotten leave the index, so that it is as long as the retention and not as all payments.
-Index(
-    "payments_by_key",
-    *(PAYMENTS.c.key, PAYMENTS.c.caller),
-    unique=True,
-    sqlite_where=KEY_KEPT,
-    postgresql_where=KEY_KEPT,
-)
-Index("payments_by_about", PAYMENTS.c.about, sqlite_where=FOLLOWS, postgresql_where=FOLLOWS)
+Index("payments_by_key", PAYMENTS.c.key, PAYMENTS.c.caller, unique=True, sqlite_where=KEY_KEPT)
+Index("payments_by_about", PAYMENTS.c.about, sqlite_where=FOLLOWS)
 OUTBOX = outbox_table(TABLES)
 
 _INSERT = Statement(insert(PAYMENTS))
