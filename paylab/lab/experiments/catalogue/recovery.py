@@ -224,7 +224,7 @@ RECOVERY = Experiment(
     grid={"horizon": [1.0, 2.0, 3.0, 3.5], "queue": [NO_QUEUE, MEMORY, DURABLE, CRASHING]},
     trial=trial,
     expect=expect,
-    full=Size(2_600, {"payments": 2, "precision": 0.1, "claim_from": 3.5}),
+    full=Size(5_000, {"payments": 2, "precision": 0.1, "claim_from": 3.5}),
     quick=Size(150, {"payments": 2, "precision": 0.5, "claim_from": 9.0}),
     units={"recovered": "share of queued payments"},
 )
