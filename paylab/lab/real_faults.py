@@ -6,7 +6,7 @@ what it computes goes on; a slow node's messages and writes take longer, its oth
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -101,8 +101,6 @@ class FaultInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Carry one call there and back. Raises AioRpcError at its deadline when a message is lost."""
-        if self._links.calm():
-            return await continuation(client_call_details, request)
         loop = asyncio.get_running_loop()
         until_s = loop.time() + (client_call_details.timeout or 0.0)
         try:
@@ -139,6 +137,34 @@ class FaultInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
             await asyncio.sleep(delay_s)
             call = await continuation(details, request)
             await call.code()
+
+
+class FaultyChannel:
+    """Two channels to one node; while nothing is wrong, calls are spared the way through the faults."""
+
+    def __init__(self, calm: grpc.aio.Channel, faulty: grpc.aio.Channel, links: Links) -> None:
+        """`faulty` is used while anything is wrong."""
+        self._calm = calm
+        self._faulty = faulty
+        self._links = links
+
+    def unary_unary(self, *method: Any, **codecs: Any) -> Callable[..., Any]:
+        """A method with one request and one response."""
+        calm, faulty = self._calm.unary_unary(*method, **codecs), self._faulty.unary_unary(*method, **codecs)
+
+        def call(request: Any, **options: Any) -> Any:
+            return (calm if self._links.calm() else faulty)(request, **options)
+
+        return call
+
+    async def close(self, grace: float | None = None) -> None:
+        """Make no calls any more."""
+        await self._calm.close(grace)
+        await self._faulty.close(grace)
+
+    def __getattr__(self, name: str) -> Any:
+        """The rest is as on the calm one."""
+        return getattr(self._calm, name)
 
 
 class FaultyStore(SimStore):
@@ -186,9 +212,16 @@ class FaultyHost(GrpcHost):
         self._stores.append(store)
         return store
 
-    def interceptors(self, target: str) -> list[grpc.aio.ClientInterceptor]:
-        """The usual ones, and faults next to the wire."""
-        return [*super().interceptors(target), FaultInterceptor(self, target)]
+    def dial(
+        self, target: str, address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
+    ) -> grpc.aio.Channel:
+        """A channel on which faults happen while there are any."""
+        faulty: Any = FaultyChannel(
+            super().dial(target, address, interceptors),
+            super().dial(target, address, [*interceptors, FaultInterceptor(self, target)]),
+            self.links,
+        )
+        return faulty  # type: ignore[no-any-return] # it stands where one would
 
     def die_soon_of(self, armed: ArmedCrash) -> None:
         """Die within the time that is left for last words."""

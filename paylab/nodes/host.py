@@ -8,7 +8,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +20,8 @@ from paylab.core.authorization import Identity
 from paylab.core.decisions import DEFAULT, Decisions
 from paylab.core.transport import MESSAGE_BYTES_MAX, Transport
 from paylab.nodes.events import Event, Recorder
-from paylab.nodes.interceptors import client_interceptors, server_interceptors
+from paylab.nodes.interceptors import server_interceptors
+from paylab.nodes.recorded_channel import RecordedChannel
 from paylab.nodes.store import Databases, Store
 from paylab.nodes.token_verifier import TokenVerifier
 
@@ -220,24 +221,21 @@ class GrpcHost:
         known = self._channels.get(target)
         if known is not None and known[0] == address:
             return known[1]
+        channel: Any = RecordedChannel(self.dial(target, address), self, target)
+        self._channels[target] = (address, channel)
+        if known is not None:
+            self.spawn(known[1].close(grace=1.0), daemon=True)
+        return channel  # type: ignore[no-any-return] # it stands where one would
+
+    def dial(
+        self, target: str, address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
+    ) -> grpc.aio.Channel:
+        """A new channel to a node of that name at that address."""
         credentials = grpc.ssl_channel_credentials(
             self._credentials.ca_pem, self._credentials.key_pem, self._credentials.certificate_pem
         )
         options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", target))
-        channel = grpc.aio.secure_channel(
-            address, credentials, options, interceptors=self.interceptors(target)
-        )
-        # Stubs are made often, methods once.
-        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            setattr(channel, kind, cache(getattr(channel, kind)))
-        self._channels[target] = (address, channel)
-        if known is not None:
-            self.spawn(known[1].close(grace=1.0), daemon=True)
-        return channel
-
-    def interceptors(self, target: str) -> list[grpc.aio.ClientInterceptor]:
-        """What stands around every call to `target`, the wire last."""
-        return client_interceptors(self, target)
+        return grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
 
     def working(self) -> bool:
         """Whether work of the node's own, other than daemons, is under way."""

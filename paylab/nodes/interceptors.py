@@ -1,4 +1,4 @@
-"""What stands around every call: history and deadlines, errors as statuses, and who may call what."""
+"""What stands around every call at its server: history, deadlines, errors as statuses, who may call what."""
 
 import asyncio
 import inspect
@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc.aio import ClientCallDetails
 
 from paylab.core.authorization import Identity, needs_token, parse_identity, rule_of
 from paylab.core.tokens import Caller
@@ -32,8 +31,6 @@ ACCOUNT_KEY = "paylab-account"
 CALLER_KEY = "paylab-caller"
 # Trailing metadata of an answer that was given before.
 REPLAYED_KEY = "paylab-replayed"
-# A call without a deadline would wait for ever for a node that hangs.
-TIMEOUT_DEFAULT_S = 10.0
 
 # When the inbound call that the running code works for must be answered, in loop time.
 DEADLINE: ContextVar[float | None] = ContextVar("paylab_deadline", default=None)
@@ -51,11 +48,6 @@ def server_interceptors(host: "Host", verifier: "TokenVerifier") -> list[grpc.ai
     return [CallInterceptor(host), AuthorizationInterceptor(host, verifier)]
 
 
-def client_interceptors(host: "Host", target: str) -> list[grpc.aio.ClientInterceptor]:
-    """For the channel from this host to `target`."""
-    return [UnaryCallRecorder(host, target), StreamCallRecorder(host, target)]
-
-
 def peer_identity(context: Context) -> Identity | None:
     """Who the peer's certificate names; None when it names nobody that paylab knows."""
     for name in context.auth_context().get("x509_subject_alternative_name", ()):
@@ -70,7 +62,7 @@ def metadata_of(context: Context) -> dict[str, str]:
     return {key: str(value) for key, value in context.invocation_metadata() or ()}
 
 
-def _clock(text: str | bytes) -> int:
+def clock_of(text: str | bytes) -> int:
     """A Lamport clock as somebody else wrote it; what is none counts as 0."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= CLOCK_DIGITS_MAX else 0
 
@@ -151,7 +143,7 @@ class CallInterceptor(AroundInterceptor):
         call = metadata.get(CALL_KEY, "")
         CURRENT_CALL.set(call)
         PEER.set(identity)
-        recorder.observe(_clock(metadata.get(LAMPORT_KEY, "")))
+        recorder.observe(clock_of(metadata.get(LAMPORT_KEY, "")))
         peer, payments = identity.node if identity else "", wire.payments_of(request)
         recorder.record(Kind.RECEIVED, payments=payments, peer=peer, method=method, call=call, detail=request)
         rule = rule_of(method)
@@ -220,77 +212,3 @@ def current_peer() -> Identity:
     if identity is None:
         raise PermissionDenied("ROLE", "the certificate names nobody that paylab knows")
     return identity
-
-
-class _Recorder:
-    """What both kinds of outbound calls share."""
-
-    def __init__(self, host: "Host", target: str) -> None:
-        self._host = host
-        self._target = target
-
-    def _departure(self, details: Any, request: Any, payments: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
-        """Stamp the call with its id, the Lamport clock and the time that is left; record it."""
-        recorder = self._host.recorder
-        method: Any = details.method  # text or bytes, whatever the stub gave
-        about: dict[str, Any] = {
-            "peer": self._target,
-            "method": method.decode() if isinstance(method, bytes) else str(method),
-            "call": recorder.new_call(),
-            "parent": CURRENT_CALL.get(),
-        }
-        recorder.record(Kind.SENT, payments=payments, detail=request, **about)
-        timeout_s = TIMEOUT_DEFAULT_S if details.timeout is None else details.timeout
-        deadline = DEADLINE.get()
-        if deadline is not None:
-            timeout_s = max(0.0, min(timeout_s, deadline - asyncio.get_running_loop().time()))
-        stamps = ((LAMPORT_KEY, str(recorder.lamport)), (CALL_KEY, about["call"]))
-        # A tuple: all that is done with it is to read it through, and grpc's class for it is slow at that.
-        metadata: Any = (*(details.metadata or ()), *stamps)
-        left = ClientCallDetails(
-            details.method, timeout_s, metadata, details.credentials, details.wait_for_ready
-        )
-        return left, about
-
-
-class UnaryCallRecorder(_Recorder, grpc.aio.UnaryUnaryClientInterceptor):
-    """Records an outbound call and what came of it."""
-
-    async def intercept_unary_unary(
-        self, continuation: Any, client_call_details: ClientCallDetails, request: Any
-    ) -> Any:
-        """Send it; the caller gets the call itself, with its metadata and status."""
-        recorder, payments = self._host.recorder, wire.payments_of(request)
-        details, about = self._departure(client_call_details, request, payments)
-        try:
-            call = await continuation(details, request)
-            response = await call
-        except grpc.aio.AioRpcError as error:
-            self._observe(error.trailing_metadata())
-            text = f"{error.code().name}: {error.details()}"
-            recorder.record(Kind.FAILED, payments=payments, detail=text, **about)
-            raise
-        except asyncio.CancelledError:
-            recorder.record(Kind.FAILED, payments=payments, detail="CANCELLED", **about)
-            raise
-        self._observe(await call.trailing_metadata())
-        recorder.record(
-            Kind.RETURNED, payments=wire.payments_of(response) or payments, detail=response, **about
-        )
-        return call
-
-    def _observe(self, metadata: Any) -> None:
-        for key, value in metadata or ():
-            if key == LAMPORT_KEY:
-                self._host.recorder.observe(_clock(value))
-
-
-class StreamCallRecorder(_Recorder, grpc.aio.UnaryStreamClientInterceptor):
-    """Records that a stream was opened."""
-
-    async def intercept_unary_stream(
-        self, continuation: Any, client_call_details: ClientCallDetails, request: Any
-    ) -> Any:
-        """Open it."""
-        details, _ = self._departure(client_call_details, request, wire.payments_of(request))
-        return await continuation(details, request)

@@ -29,7 +29,6 @@ def fill(lab: Lab, count: int) -> None:
     lab.crash("boreal-1")
     model = lab.client("model", bank="alpine", balance="1.00 EUR").pay(bob, "0.01 EUR")
     assert model.state == "QUEUED"
-    lab.restart("boreal-1")
     while lab.world.rows("gateway", "SELECT count(*) FROM outbox") != [(0,)]:
         lab.advance(0.01)
     new = {"payment": "'w-' || n", "key": "'w-' || n", "payer": f"'alpine/payer-' || (n % {PAYERS})"}
@@ -37,6 +36,7 @@ def fill(lab: Lab, count: int) -> None:
     place = f"CASE WHEN n < {PAYERS} THEN 'FRONT' ELSE 'BEHIND' END"
     waiting = {"seq": "NULL", "place": place, "due_at_s": f"due_at_s + {FAR_S}", "worker": "''"}
     copy(lab, "queue", "entries", count, new | waiting)
+    lab.restart("boreal-1")  # now, that the queue does not settle the model before it is copied
 
 
 def copy(lab: Lab, store: str, table: str, count: int, new: dict[str, str]) -> None:

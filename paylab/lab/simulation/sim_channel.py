@@ -90,7 +90,7 @@ class Method:
 class SimChannel(grpc.aio.Channel):
     """From one host to the node of a name, whoever serves under it at the time."""
 
-    def __init__(self, host: "SimHost", target: str, interceptors: Sequence[ClientInterceptor]) -> None:
+    def __init__(self, host: "SimHost", target: str, interceptors: Sequence[ClientInterceptor] = ()) -> None:
         """Nothing is connected: only a call finds out whether there is somebody."""
         self.host = host
         self.target = target

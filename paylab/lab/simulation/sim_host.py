@@ -21,7 +21,8 @@ from paylab.lab.simulation.sim_server import SimServer
 from paylab.lab.simulation.virtual_thread import where
 from paylab.lab.simulation.virtual_time import DAEMON, OWNER
 from paylab.nodes.events import Event, Kind, Recorder
-from paylab.nodes.interceptors import client_interceptors, server_interceptors
+from paylab.nodes.interceptors import server_interceptors
+from paylab.nodes.recorded_channel import RecordedChannel
 from paylab.nodes.store import Store
 from paylab.nodes.token_verifier import TokenVerifier
 
@@ -133,7 +134,7 @@ class SimHost:
         self.daemon_context.run(DAEMON.set, True)  # noqa: FBT003 - the variable is one of yes and no
         self._secrets = seeded(world.seed, "secrets", node, life)
         self._compute = world.choices.lane("compute", node)
-        self._channels: dict[str, SimChannel] = {}
+        self._channels: dict[str, Any] = {}
         self._servers: list[SimServer] = []
         self._stores: list[SimStore] = []
         self._tasks: dict[asyncio.Task[Any], bool] = {}
@@ -220,9 +221,8 @@ class SimHost:
         """The channel to the node of that name."""
         channel = self._channels.get(target)
         if channel is None:
-            channel = SimChannel(self, target, client_interceptors(self, target))
-            self._channels[target] = channel
-        return channel
+            channel = self._channels[target] = RecordedChannel(SimChannel(self, target), self, target)
+        return channel  # type: ignore[return-value] # it stands where one would
 
     # Life ---------------------------------------------------------------------------------------
 
