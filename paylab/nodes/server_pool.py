@@ -62,8 +62,8 @@ class ServerPool:
         self._policies: dict[str, Policy] = {}
         self._outliers: dict[str, OutlierDetector] = {}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
-        # Calls under way that can be given up, by server.
-        self._patience: dict[str, dict[asyncio.Timeout, None]] = defaultdict(dict)
+        # Calls under way, by server, so that they can be given up.
+        self._under_way: dict[str, dict[Any, None]] = defaultdict(dict)
         # Called whenever what the pool says of itself has changed.
         self.changed: Callable[[], None] = lambda: None
 
@@ -106,9 +106,8 @@ class ServerPool:
 
     def give_up(self, endpoint: Endpoint) -> None:
         """Wait no longer for anything that a server was asked."""
-        now = asyncio.get_running_loop().time()
-        for patience in self._patience.pop(endpoint.server, {}):
-            patience.reschedule(now)
+        for call in self._under_way.pop(endpoint.server, {}):
+            call.cancel()
         self._news(endpoint.group)
 
     def say(self, endpoint: Endpoint, health: Health) -> None:
@@ -245,13 +244,17 @@ class ServerPool:
     async def _call(self, endpoint: Endpoint, errand: Errand) -> tuple[Any, Any]:
         """One call to one server. Raises TimeoutError when the server is given up meanwhile."""
         with self.counted(endpoint):
-            call, calls = errand.send(endpoint.server), self._patience[endpoint.server]
-            async with asyncio.timeout(None) as patience:
-                calls[patience] = None
-                try:
-                    return await call, call
-                finally:
-                    calls.pop(patience, None)
+            call, calls = errand.send(endpoint.server), self._under_way[endpoint.server]
+            calls[call] = None
+            try:
+                return await call, call
+            except asyncio.CancelledError:
+                # Who is being cancelled is our caller, unless it is the server that was given up.
+                if calls is self._under_way[endpoint.server] or _cancelled():
+                    raise
+                raise TimeoutError from None
+            finally:
+                calls.pop(call, None)
 
     def counted(self, endpoint: Endpoint) -> "Counted":
         """Count a call that was taken while it is under way, and learn from how it ends."""
@@ -299,6 +302,12 @@ def _wake_first(queue: "deque[asyncio.Future[None]]") -> None:
         if not future.done():
             future.set_result(None)
             return
+
+
+def _cancelled() -> bool:
+    """Whether somebody has cancelled the running task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _too_late() -> bool:

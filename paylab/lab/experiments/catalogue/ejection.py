@@ -175,7 +175,7 @@ EJECTION = Experiment(
     grid={"fault": list(SHARE), "protection": [NOTHING, CHECKS, EJECTING, BOTH]},
     trial=trial,
     expect=expect,
-    full=Size(10, {"world": "simulated"}),
+    full=Size(40, {"world": "simulated"}),
     quick=Size(5, {"world": "simulated"}),
     units={"failures": "share of calls", "time_to_detect": "s", "time_to_return": "s"},
 )
