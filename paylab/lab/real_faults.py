@@ -212,13 +212,11 @@ class FaultyHost(GrpcHost):
         self._stores.append(store)
         return store
 
-    def dial(
-        self, target: str, address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
-    ) -> grpc.aio.Channel:
+    def dial(self, target: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> grpc.aio.Channel:
         """A channel on which faults happen while there are any."""
         faulty: Any = FaultyChannel(
-            super().dial(target, address, interceptors),
-            super().dial(target, address, [*interceptors, FaultInterceptor(self, target)]),
+            super().dial(target, interceptors),
+            super().dial(target, [*interceptors, FaultInterceptor(self, target)]),
             self.links,
         )
         return faulty  # type: ignore[no-any-return] # it stands where one would

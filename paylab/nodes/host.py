@@ -221,20 +221,19 @@ class GrpcHost:
         known = self._channels.get(target)
         if known is not None and known[0] == address:
             return known[1]
-        channel: Any = RecordedChannel(self.dial(target, address), self, target)
+        channel: Any = RecordedChannel(self.dial(target), self, target)
         self._channels[target] = (address, channel)
         if known is not None:
             self.spawn(known[1].close(grace=1.0), daemon=True)
         return channel  # type: ignore[no-any-return] # it stands where one would
 
-    def dial(
-        self, target: str, address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
-    ) -> grpc.aio.Channel:
-        """A new channel to a node of that name at that address."""
+    def dial(self, target: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> grpc.aio.Channel:
+        """A new channel to the node of that name, of which nobody keeps a record."""
         credentials = grpc.ssl_channel_credentials(
             self._credentials.ca_pem, self._credentials.key_pem, self._credentials.certificate_pem
         )
         options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", target))
+        address = self._addresses.of(target)
         return grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
 
     def working(self) -> bool:

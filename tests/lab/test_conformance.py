@@ -51,11 +51,27 @@ class Handlers(grpc.GenericRpcHandler):
 REFLECT = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
-class Pair:
-    """A server and a caller in one world."""
+class Passing(grpc.aio.UnaryUnaryClientInterceptor):
+    """Does nothing but stand there."""
 
-    def __init__(self, world: World, allow: Callable[[str], None]) -> None:
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(client_call_details, request)
+
+
+class PassingStreams(grpc.aio.UnaryStreamClientInterceptor):
+    """The same for streams of responses."""
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(client_call_details, request)
+
+
+class Pair:
+    """A server and a caller in one world, with a recorded channel or one that is intercepted."""
+
+    def __init__(self, world: World, allow: Callable[[str], None], *, intercepted: bool) -> None:
         self.world = world
+        self._intercepted = intercepted
+        self._dialled: Any = None
         self.handlers = Handlers()
         self.allow = allow
         self.server_host: Any = None
@@ -72,12 +88,17 @@ class Pair:
         await server.start()
 
     async def stop(self) -> None:
+        if self._dialled is not None:
+            await self._dialled.close()
         await self.world.stop(self.caller_host)
         await self.world.stop(self.server_host)
 
     @property
     def channel(self) -> Any:
-        return self.caller_host.channel("server")
+        if not self._intercepted:
+            return self.caller_host.channel("server")
+        self._dialled = self._dialled or self.caller_host.dial("server", [Passing(), PassingStreams()])
+        return self._dialled
 
     def serve(self, handler: Callable[[bytes, Any], Awaitable[bytes]]) -> Any:
         """Serve a unary method; returns what a stub would hold."""
@@ -100,7 +121,7 @@ Body = Callable[[Pair], Coroutine[Any, Any, Any]]
 Run = Callable[[Body], Any]
 
 
-@pytest.fixture(params=["real", "simulated"])
+@pytest.fixture(params=["real", "simulated", "real intercepted", "simulated intercepted"])
 def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Run a coroutine function with a pair of hosts, in one world and in the other."""
 
@@ -111,11 +132,11 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         pass
 
     world: World
-    if request.param == "real":
+    if request.param.startswith("real"):
         world = RealWorld("conformance", data_dir=tmp_path, sink=ignore)
     else:
         world = SimWorld("conformance", seed=1, sink=ignore)
-    pair = Pair(world, allow)
+    pair = Pair(world, allow, intercepted=request.param.endswith("intercepted"))
     world.call(pair.start())
     yield lambda body: world.call(body(pair), timeout_s=30)
     world.call(pair.stop())

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from functools import cache
 from types import FrameType
@@ -221,8 +221,12 @@ class SimHost:
         """The channel to the node of that name."""
         channel = self._channels.get(target)
         if channel is None:
-            channel = self._channels[target] = RecordedChannel(SimChannel(self, target), self, target)
+            channel = self._channels[target] = RecordedChannel(self.dial(target), self, target)
         return channel  # type: ignore[return-value] # it stands where one would
+
+    def dial(self, target: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> grpc.aio.Channel:
+        """A new channel to the node of that name, of which nobody keeps a record."""
+        return SimChannel(self, target, interceptors)
 
     # Life ---------------------------------------------------------------------------------------
 
