@@ -110,11 +110,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         # All there is in one go: to be called for every event costs as much as an event of the world's does.
         ready = self._ready
-        while not self._stopping:
+        while True:
             if self.attention:
                 self.attend()
-                if self._stopping:
-                    return
+            if self._stopping:
+                return
             if not ready:
                 self._happen()
             for _ in range(len(ready)):
