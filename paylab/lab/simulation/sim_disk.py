@@ -32,8 +32,6 @@ COMMIT_MOST_US = 1_000
 # A node that dies after a commit has this long to say so.
 LAST_WORDS_US = 2_000
 NS_PER_US = 1_000
-# What runs in it is no node's.
-NOBODY = Context()
 
 
 class SimDatabase(Database):
@@ -47,6 +45,8 @@ class SimDatabase(Database):
         super().__init__(sqlite_engine(None))
         self._lane = lane
         self._writing = False
+        # What runs in it is no node's. Worlds live in threads, and two of those cannot be in one context.
+        self._nobodys = Context()
 
     def enqueue(self, store: Store, transaction: Transaction, told: Told = None) -> asyncio.Future[Any]:
         """Put a transaction into the next batch."""
@@ -55,7 +55,7 @@ class SimDatabase(Database):
         self._waiting.append((store, transaction, told, future))
         if not self._writing:
             self._writing = True
-            loop.call_soon(self._begin, context=NOBODY)
+            loop.call_soon(self._begin, context=self._nobodys)
         return future
 
     def _begin(self) -> None:
