@@ -7,7 +7,6 @@ what it computes goes on; a slow node's messages and writes take longer, its oth
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import grpc
@@ -172,9 +171,8 @@ class FaultyStore(SimStore):
 
     def __init__(self, databases: Databases, name: str, host: "FaultyHost") -> None:
         """A handle of this node's own on the shared database."""
-        disk: Any = SimpleNamespace(run=host.run_blocking)
         mortal: Any = host
-        super().__init__(databases.open(name), host=mortal, disk=disk)
+        super().__init__(databases.open(name), host=mortal)
         self._links = host.links
         self._node = host.identity.node
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     delete,
     insert,
     select,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 from paylab.core.decisions import Decisions
 from paylab.core.lockout import BY_PEER, BY_USER, Failures, counted
 from paylab.core.refresh import REFRESH_LIFETIME_S, RefreshToken, Verdict
+from paylab.nodes.statements import Statement
 
 TABLES = MetaData()
 USERS = Table(
@@ -70,13 +72,26 @@ AUDIT = Table(
     Column("what", String, nullable=False),
 )
 
+_USER = Statement(select(USERS).where(USERS.c.username == bindparam("username")))
+_REFRESH = Statement(select(REFRESH_TOKENS).where(REFRESH_TOKENS.c.token_hash == bindparam("token_hash")))
+_GIVE = Statement(
+    insert(REFRESH_TOKENS), columns=[column.name for column in REFRESH_TOKENS.c if not column.nullable]
+)
+_USE = Statement(
+    update(REFRESH_TOKENS)
+    .where(REFRESH_TOKENS.c.token_hash == bindparam("_token_hash"))
+    .values(used_at_s=bindparam("_now"))
+)
+_DROP_EXPIRED = Statement(delete(REFRESH_TOKENS).where(REFRESH_TOKENS.c.expires_at_s <= bindparam("now")))
+_REVOKED = Statement(select(REVOCATIONS))
+
 
 # Users and their failures --------------------------------------------------------------------------
 
 
 def user(connection: Connection, username: str) -> Any:
     """A user's row; None when there is none."""
-    return connection.execute(select(USERS).where(USERS.c.username == username)).first()
+    return next(iter(_USER.rows(connection, {"username": username})), None)
 
 
 def create_user(connection: Connection, username: str, digest: str) -> bool:
@@ -178,15 +193,15 @@ class Grant:
 
 def give(connection: Connection, grant: Grant, *, now: float) -> None:
     """Keep a refresh token; those that have expired go."""
-    connection.execute(delete(REFRESH_TOKENS).where(REFRESH_TOKENS.c.expires_at_s <= now))
+    _DROP_EXPIRED.run(connection, [{"now": now}])
     row = {name: getattr(grant, name) for name in Grant.__dataclass_fields__}
     row |= {"expires_at_s": now + REFRESH_LIFETIME_S, "family_ended": False}
-    connection.execute(insert(REFRESH_TOKENS).values(row))
+    _GIVE.run(connection, [row])
 
 
 def find_refresh(connection: Connection, token_hash: str) -> Any:
     """A refresh token's row; None when there is none."""
-    return connection.execute(select(REFRESH_TOKENS).where(REFRESH_TOKENS.c.token_hash == token_hash)).first()
+    return next(iter(_REFRESH.rows(connection, {"token_hash": token_hash})), None)
 
 
 def use_refresh(
@@ -203,12 +218,11 @@ def use_refresh(
             expires_at_s=row.expires_at_s,
             used_at_s=row.used_at_s,
             successor_used=successor is None or successor.used_at_s is not None,
-            family_ended=row.family_ended,
+            family_ended=bool(row.family_ended),
         )
     verdict = decisions.auth_refresh(presented, now=now)
     if verdict is Verdict.ROTATE:
-        mine = REFRESH_TOKENS.c.token_hash == token_hash
-        connection.execute(update(REFRESH_TOKENS).where(mine).values(used_at_s=now))
+        _USE.run(connection, [{"_token_hash": token_hash, "_now": now}])
         following = replace(following, family=row.family, username=row.username)
         give(connection, following, now=now)
     elif verdict is Verdict.END_FAMILY:
@@ -238,4 +252,4 @@ def revoke(connection: Connection, token_id: str, expires_at_s: float, *, now: f
 
 def revoked(connection: Connection) -> list[tuple[str, float]]:
     """Every revoked id with its token's end."""
-    return [(row.token_id, row.expires_at_s) for row in connection.execute(select(REVOCATIONS)).all()]
+    return [(row.token_id, row.expires_at_s) for row in _REVOKED.rows(connection, {})]

@@ -174,7 +174,10 @@ def write_accounts(
     changed = list(accounts)
     if not changed:
         return
-    balances = [{f"_{k}": v for k, v in _account_row(account).items()} for account in changed]
+    balances = [
+        {"_account": each.account, "_posted_minor": each.posted_minor, "_held_minor": each.held_minor}
+        for each in changed
+    ]
     _UPDATE_ACCOUNT.run(connection, balances)
     before = {hold.authorisation: hold for account in known.values() for hold in account.holds}
     rows = [
@@ -193,11 +196,9 @@ def write_accounts(
 
 def insert_accounts(connection: Connection, accounts: Iterable[Account]) -> None:
     """Enter new accounts."""
-    connection.execute(insert(ACCOUNTS), [_account_row(account) for account in accounts])
-
-
-def _account_row(account: Account) -> dict[str, Any]:
-    return {column.name: getattr(account, column.name) for column in ACCOUNTS.c}
+    columns = [column.name for column in ACCOUNTS.c]
+    rows = [{name: getattr(account, name) for name in columns} for account in accounts]
+    connection.execute(insert(ACCOUNTS), rows)
 
 
 # Transactions and postings --------------------------------------------------------------------------

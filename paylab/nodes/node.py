@@ -65,22 +65,25 @@ class Node:
 
 
 async def keep_registered(host: Host, *, balancer: str, group: str, lease_s: float, weight: int = 1) -> None:
-    """Keep a server known to its balancer: register, then report load at a third of the lease."""
+    """Keep a server known to its balancer: register, then report load when half of the lease is over.
+
+    A report that gets lost is missed after a quarter of the lease, which leaves time to register anew.
+    """
     server, registered = host.identity.node, False
     while True:
         stub = load_balancer_pb2_grpc.LoadBalancerStub(host.channel(balancer))
         try:
             if registered:
                 report = load_balancer_pb2.ReportLoadRequest(server=server, in_flight=host.recorder.in_flight)
-                registered = (await stub.ReportLoad(report, timeout=lease_s / 3)).known
+                registered = (await stub.ReportLoad(report, timeout=lease_s / 4)).known
             if not registered:
                 await stub.Register(
                     load_balancer_pb2.RegisterServerRequest(
                         server=server, group=group, lease_s=lease_s, weight=weight
                     ),
-                    timeout=lease_s / 3,
+                    timeout=lease_s / 4,
                 )
                 registered = True
         except grpc.aio.AioRpcError:
             registered = False  # the balancer is away; it has forgotten us when it comes back
-        await host.sleep(lease_s / 3)
+        await host.sleep(lease_s / (2 if registered else 16))

@@ -6,6 +6,7 @@ the same payment do no harm; leases (`queue_store`) only keep them from it.
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from paylab.errors import OutcomeUnknown, Overloaded
 from paylab.nodes import queue_store, wire
 from paylab.nodes.host import Host
 from paylab.nodes.node import Node
-from paylab.nodes.queue_store import DEAD, HISTORY_MAX
+from paylab.nodes.queue_store import DEAD, FRONT, HISTORY_MAX
 from paylab.pb import offline_queue_pb2 as pb
 from paylab.pb import offline_queue_pb2_grpc as pb_grpc
 from paylab.pb import payment_gateway_pb2 as gateway_pb
@@ -167,16 +168,19 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
             if not limit:
                 await self._wait(self._breaker.opens_in_s(now=now) or self._look_every_s)
                 continue
-            entries = await self._store.run(
-                partial(queue_store.lease, worker=self._worker, now=now, until_s=now + LEASE_S, limit=limit)
-            )
+            entries, next_s = await self._store.run(partial(self._lease, now=now, limit=limit))
             for entry in entries:
                 self._trying += 1
                 self._breaker.allows(now=now)
                 self.host.spawn(self._try(entry))
-            if not entries:
-                next_s = await self._store.run(queue_store.next_due_s)
+            if len(entries) < limit:
                 await self._wait(self._look_every_s if next_s is None else next_s - self.host.now())
+
+    def _lease(self, connection: Connection, *, now: float, limit: int) -> tuple[list[Any], float | None]:
+        """Take what is due, and see when the next will be."""
+        until_s = now + LEASE_S
+        due = queue_store.lease(connection, worker=self._worker, now=now, until_s=until_s, limit=limit)
+        return due, queue_store.next_due_s(connection)
 
     async def _wait(self, seconds: float) -> None:
         """Until something changes, at most so long."""
@@ -207,7 +211,8 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
         """Let it wait for its next try, or rest among the dead letters."""
         now = self.host.now()
         changed: dict[str, Any] = {
-            "history": [*entry.history, [now, tried.reason]][-HISTORY_MAX:],
+            "place": DEAD if tried.state == gateway_pb.DEAD_LETTER else FRONT,
+            "history": json.dumps([*json.loads(entry.history), [now, tried.reason]][-HISTORY_MAX:]),
             "reason": tried.reason,
             "tries": tries,
             # What waits for funds lets others of its payer pass, from now on.
@@ -215,8 +220,6 @@ class OfflineQueue(Node, pb_grpc.OfflineQueueServicer):
             # It should have been given up, and was not: soon somebody tries that again.
             "due_at_s": now + LOOK_EVERY_S if due_at_s is None else due_at_s,
         }
-        if tried.state == gateway_pb.DEAD_LETTER:
-            changed["place"] = DEAD
         put = partial(queue_store.put_back, payment=entry.payment, payer=entry.payer, worker=self._worker)
         await self._store.run(partial(put, **changed))
 
@@ -271,5 +274,5 @@ def _message(row: Any) -> pb.QueuedPayment:
         queued_at_s=row.queued_at_s,
         worker=row.worker.partition("/")[0],
         in_order=row.in_order,
-        history=[pb.Try(at_s=at_s, reason=reason) for at_s, reason in row.history],
+        history=[pb.Try(at_s=at_s, reason=reason) for at_s, reason in json.loads(row.history)],
     )

@@ -56,6 +56,16 @@ def put(connection: Connection, table: Table, rows: Sequence[tuple[str, bytes]])
         _insert(table).run(connection, [{"topic": topic, "payload": payload} for topic, payload in rows])
 
 
+def filled_topics(connection: Connection, table: Table) -> list[str]:
+    """The topics that have rows."""
+    return [row.topic for row in _topics(table).rows(connection, {})]
+
+
+@cache
+def _topics(table: Table) -> Statement:
+    return Statement(select(table.c.topic).distinct().order_by(table.c.topic))
+
+
 @cache
 def _insert(table: Table) -> Statement:
     return Statement(insert(table), columns=("topic", "payload"))

@@ -265,11 +265,12 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         Another gateway may have died and left us some, and rows in the outbox.
         """
         while True:
-            for payment in await self._payments.open_payments():
+            payments, topics = await self._payments.left_open()
+            for payment in payments:
                 self._drive_in_background(payment)
+            for topic in topics:
+                self._pumps[topic].wake()
             await self.host.sleep(RESUME_EVERY_S)
-            for pump in self._pumps.values():
-                pump.wake()
 
     async def _forget_keys(self) -> None:
         """Drop the keys whose time is over, so that they do not grow for ever."""

@@ -32,7 +32,7 @@ from paylab.errors import PaylabError
 from paylab.nodes.batching import Batcher
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
-from paylab.nodes.outbox import outbox_table, put
+from paylab.nodes.outbox import filled_topics, outbox_table, put
 from paylab.nodes.statements import Statement, among
 
 TABLES = MetaData()
@@ -72,7 +72,7 @@ Index("payments_by_about", PAYMENTS.c.about, sqlite_where=FOLLOWS)
 OUTBOX = outbox_table(TABLES)
 
 _INSERT = Statement(insert(PAYMENTS))
-_OPEN = select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment)
+_OPEN = Statement(select(PAYMENTS).where(PAYMENTS.c.state == State.PREPARING).order_by(PAYMENTS.c.payment))
 _BY_KEY = Statement(select(PAYMENTS).where(KEY_KEPT & among(PAYMENTS.c.key, "keys")))
 _FOLLOWING = (
     select(PAYMENTS)
@@ -144,10 +144,12 @@ class PaymentStore:
         found = await self.store.run(lambda connection: _read(connection, [payment]))
         return found.get(payment)
 
-    async def open_payments(self) -> list[Payment]:
-        """Every payment with an open attempt."""
-        rows = await self.store.rows(_OPEN)
-        return [_payment(row) for row in rows]
+    async def left_open(self) -> tuple[list[Payment], list[str]]:
+        """Every payment with an open attempt, and the topics of outbox rows that are not sent yet."""
+        rows, topics = await self.store.run(
+            lambda connection: (_OPEN.rows(connection, {}), filled_topics(connection, OUTBOX))
+        )
+        return [_payment(row) for row in rows], topics
 
     async def of_caller(self, caller: str, *, limit: int) -> list[Payment]:
         """A caller's payments, newest first."""

@@ -6,11 +6,11 @@ nobody else finds it due before, and when its worker has died it is due again by
 has ended changes nothing any more. Several processes may share one store.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     Boolean,
     Column,
     Connection,
@@ -28,6 +28,8 @@ from sqlalchemy import (
     update,
 )
 
+from paylab.nodes.statements import Statement, among
+
 TABLES = MetaData()
 FRONT, BEHIND, DEAD = "FRONT", "BEHIND", "DEAD"
 ENTRIES = Table(
@@ -44,8 +46,8 @@ ENTRIES = Table(
     Column("tries", Integer, nullable=False),
     Column("reason", String, nullable=False),
     Column("queued_at_s", Float, nullable=False),
-    # The latest tries: [at_s, reason] each.
-    Column("history", JSON, nullable=False),
+    # JSON: the latest tries, [at_s, reason] each
+    Column("history", String, nullable=False),
     Index("entries_due", "place", "due_at_s"),
     Index("entries_of_payer", "payer", "seq"),
     sqlite_autoincrement=True,
@@ -53,28 +55,48 @@ ENTRIES = Table(
 # As many tries are kept of each payment: the first seconds, and the latest hours.
 HISTORY_MAX = 20
 
-_WAITING = ENTRIES.c.place.in_((FRONT, BEHIND))
-_MINE = (ENTRIES.c.payment == bindparam("_payment")) & (ENTRIES.c.worker == bindparam("_worker"))
-_KNOWN = select(ENTRIES.c.payment, ENTRIES.c.payer, ENTRIES.c.place).where(
-    ENTRIES.c.payment.in_(bindparam("payments", expanding=True))
+_WAITING = (ENTRIES.c.place == FRONT) | (ENTRIES.c.place == BEHIND)
+_THESE = among(ENTRIES.c.payment, "payments")
+_KNOWN = Statement(select(ENTRIES.c.payment, ENTRIES.c.payer, ENTRIES.c.place).where(_THESE))
+_COUNT = Statement(select(func.count().label("waiting")).where(_WAITING))
+_ENTER = Statement(
+    insert(ENTRIES), columns=tuple(column.name for column in ENTRIES.c if column is not ENTRIES.c.seq)
 )
-_DUE = (
+_REVIVE = Statement(
+    update(ENTRIES)
+    .where(_THESE)
+    .values(
+        place=FRONT,
+        in_order=False,
+        worker="",
+        tries=0,
+        due_at_s=bindparam("_now"),
+        queued_at_s=bindparam("_now"),
+    )
+)
+_FORGET = Statement(delete(ENTRIES).where(_THESE))
+_DUE = Statement(
     select(ENTRIES)
     .where((ENTRIES.c.place == FRONT) & (ENTRIES.c.due_at_s <= bindparam("now")))
     .order_by(ENTRIES.c.due_at_s, ENTRIES.c.seq)
     .limit(bindparam("limit"))
 )
-_NEXT_DUE = select(func.min(ENTRIES.c.due_at_s)).where(ENTRIES.c.place == FRONT)
-_LEASE = (
+_NEXT_DUE = Statement(select(func.min(ENTRIES.c.due_at_s).label("due_at_s")).where(ENTRIES.c.place == FRONT))
+_LEASE = Statement(
     update(ENTRIES)
     .where(ENTRIES.c.seq == bindparam("_seq"))
     .values(worker=bindparam("_worker"), due_at_s=bindparam("_until_s"))
 )
-_DROP = delete(ENTRIES).where(_MINE)
+_MINE = (ENTRIES.c.payment == bindparam("_payment")) & (ENTRIES.c.worker == bindparam("_worker"))
+_DROP = Statement(delete(ENTRIES).where(_MINE))
+_CHANGED = ("place", "in_order", "due_at_s", "tries", "reason", "history")
+_PUT_BACK = Statement(
+    update(ENTRIES).where(_MINE).values(worker="", **{name: bindparam(f"_{name}") for name in _CHANGED})
+)
 # The oldest that waits in order.
 _IN_ORDER = (ENTRIES.c.payer == bindparam("_payer")) & ENTRIES.c.in_order & (ENTRIES.c.place != DEAD)
 _OLDEST = select(ENTRIES.c.seq).where(_IN_ORDER).order_by(ENTRIES.c.seq).limit(1)
-_ADVANCE = (
+_ADVANCE = Statement(
     update(ENTRIES)
     .where((ENTRIES.c.seq == _OLDEST.scalar_subquery()) & (ENTRIES.c.place == BEHIND))
     .values(place=FRONT)
@@ -83,54 +105,49 @@ _ADVANCE = (
 
 def waiting(connection: Connection) -> int:
     """How many wait."""
-    count = select(func.count()).select_from(ENTRIES).where(_WAITING)
-    return int(connection.execute(count).scalar_one())
+    return int(_COUNT.rows(connection, {})[0].waiting)
 
 
 def take_in(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add entries behind those of the same payer; one that is here already stays as it is."""
-    names = [row["payment"] for row in rows]
-    present = {row.payment for row in connection.execute(_KNOWN, {"payments": names})}
+    present = {row.payment for row in _known(connection, [row["payment"] for row in rows])}
     fresh = {row["payment"]: dict(row) for row in rows if row["payment"] not in present}
     for row in fresh.values():
-        row |= {"place": BEHIND if row["in_order"] else FRONT, "worker": "", "tries": 0, "history": []}
-    if fresh:
-        connection.execute(insert(ENTRIES), list(fresh.values()))
-        _advance(connection, {row["payer"] for row in fresh.values()})
+        row |= {"place": BEHIND if row["in_order"] else FRONT, "worker": "", "tries": 0, "history": "[]"}
+    _ENTER.run(connection, fresh.values())
+    _advance(connection, {row["payer"] for row in fresh.values()})
 
 
 def take_up(connection: Connection, payments: Sequence[str], *, now: float) -> None:
     """Let dead letters wait anew, and whoever still works on one lose it; their history stays."""
-    alive = {"place": FRONT, "in_order": False, "worker": "", "tries": 0, "due_at_s": now, "queued_at_s": now}
-    connection.execute(update(ENTRIES).where(ENTRIES.c.payment.in_(payments)).values(alive))
+    if payments:
+        _REVIVE.run(connection, [{"payments": json.dumps(payments), "_now": now}])
 
 
 def forget(connection: Connection, payments: Sequence[str]) -> None:
     """Drop entries, dead letters too, whoever works on them; those behind them move up."""
-    payers = {row.payer for row in connection.execute(_KNOWN, {"payments": list(payments)})}
-    connection.execute(delete(ENTRIES).where(ENTRIES.c.payment.in_(payments)))
-    _advance(connection, payers)
+    if payments:
+        payers = {row.payer for row in _known(connection, payments)}
+        _FORGET.run(connection, [{"payments": json.dumps(payments)}])
+        _advance(connection, payers)
 
 
 def lease(connection: Connection, *, worker: str, now: float, until_s: float, limit: int) -> list[Any]:
     """Take up to `limit` entries that are due; nobody else gets them before `until_s`."""
-    due = list(connection.execute(_DUE, {"now": now, "limit": limit}))
-    if due:
-        rows = [{"_seq": row.seq, "_worker": worker, "_until_s": until_s} for row in due]
-        connection.execute(_LEASE, rows)
+    due = _DUE.rows(connection, {"now": now, "limit": limit})
+    _LEASE.run(connection, [{"_seq": row.seq, "_worker": worker, "_until_s": until_s} for row in due])
     return due
 
 
 def next_due_s(connection: Connection) -> float | None:
     """When the next entry is due, or a lease ends; None when nothing waits."""
-    due: float | None = connection.execute(_NEXT_DUE).scalar_one()
-    return due
+    due_at_s: float | None = _NEXT_DUE.rows(connection, {})[0].due_at_s
+    return due_at_s
 
 
 def settle(connection: Connection, payment: str, payer: str, *, worker: str) -> bool:
     """Drop an entry whose payment is settled; False when the lease was lost."""
-    mine = {"_payment": payment, "_worker": worker}
-    dropped = connection.execute(_DROP, mine).rowcount > 0
+    dropped = _DROP.run(connection, [{"_payment": payment, "_worker": worker}]) > 0
     if dropped:
         _advance(connection, [payer])
     return dropped
@@ -138,8 +155,8 @@ def settle(connection: Connection, payment: str, payer: str, *, worker: str) -> 
 
 def put_back(connection: Connection, payment: str, payer: str, *, worker: str, **changed: Any) -> bool:
     """End the lease and change the entry; False when the lease was lost."""
-    change = update(ENTRIES).where(_MINE).values(worker="", **changed)
-    found = connection.execute(change, {"_payment": payment, "_worker": worker}).rowcount > 0
+    row = {"_payment": payment, "_worker": worker} | {f"_{name}": value for name, value in changed.items()}
+    found = _PUT_BACK.run(connection, [row]) > 0
     if found:
         _advance(connection, [payer])
     return found
@@ -168,6 +185,8 @@ def listed(connection: Connection, *, dead: bool, limit: int) -> Sequence[Any]:
 
 def _advance(connection: Connection, payers: Iterable[str]) -> None:
     """Bring the oldest of each payer to the front."""
-    rows = [{"_payer": payer} for payer in sorted(payers)]
-    if rows:
-        connection.execute(_ADVANCE, rows)
+    _ADVANCE.run(connection, [{"_payer": payer} for payer in sorted(payers)])
+
+
+def _known(connection: Connection, payments: Sequence[str]) -> list[Any]:
+    return _KNOWN.rows(connection, {"payments": json.dumps(payments)})

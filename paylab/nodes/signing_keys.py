@@ -11,6 +11,7 @@ from sqlalchemy import Column, Connection, Float, LargeBinary, MetaData, String,
 
 from paylab.core.key_rotation import Rotation, SigningKey
 from paylab.nodes.host import Host
+from paylab.nodes.statements import Statement
 from paylab.nodes.store import Store
 from paylab.nodes.token_verifier import ALGORITHM
 
@@ -24,6 +25,7 @@ SIGNING_KEYS = Table(
     Column("signs_from_s", Float, nullable=False),
 )
 NONCE_BYTES = 12
+_ALL = Statement(select(SIGNING_KEYS).order_by(SIGNING_KEYS.c.signs_from_s, SIGNING_KEYS.c.kid))
 
 
 def seal(private_bytes: bytes, *, kid: str, seal_key: bytes, nonce: bytes) -> bytes:
@@ -107,6 +109,4 @@ def jwk(kid: str, public_bytes: bytes) -> dict[str, str]:
 
 
 def _rows(connection: Connection) -> Any:
-    return connection.execute(
-        select(SIGNING_KEYS).order_by(SIGNING_KEYS.c.signs_from_s, SIGNING_KEYS.c.kid)
-    ).all()
+    return _ALL.rows(connection, {})

@@ -4,7 +4,8 @@ To run a statement SQLAlchemy takes four times as long as SQLite does, and there
 """
 
 from collections import namedtuple
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, String, bindparam, func, select
@@ -24,23 +25,29 @@ class Statement:
         """Compile it; an insert fills these `columns`, or all. A yes or no comes back as 1 or 0."""
         compiled = statement.compile(dialect=sqlite.dialect(), column_keys=columns)
         self._text = str(compiled)
-        self._names: Sequence[str] = compiled.positiontup or ()
+        names = compiled.positiontup or ()
+        self._in_order = _picker(names)
         # Values that the statement itself brings along.
-        self._own = {name: bound.value for name, bound in compiled.binds.items() if not bound.required}
+        self._own = {name: compiled.binds[name].value for name in names if not compiled.binds[name].required}
         found = getattr(statement, "selected_columns", ())
         self._row = _row_type(column.name for column in found)
 
     def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[Any]:
         """What it finds, each row with its columns as attributes."""
-        return [self._row._make(row) for row in _driver(connection).execute(self._text, self._bound(values))]
+        return list(map(self._row._make, _driver(connection).execute(self._text, self._bound(values))))
 
-    def run(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Run it once for each of `rows`."""
-        _driver(connection).executemany(self._text, [self._bound(row) for row in rows])
+    def run(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Run it once for each of `rows`; returns how many rows of the table it touched."""
+        cursor = _driver(connection).executemany(self._text, map(self._bound, rows))
+        return int(cursor.rowcount)
 
-    def _bound(self, values: Mapping[str, Any]) -> list[Any]:
-        own = self._own
-        return [values[name] if name in values else own[name] for name in self._names]
+    def _bound(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        return self._in_order({**self._own, **values} if self._own else values)
+
+
+def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """Takes the values of these names out of a mapping; `itemgetter` makes no tuple of one."""
+    return itemgetter(*names) if len(names) > 1 else lambda values: [values[name] for name in names]
 
 
 def _row_type(columns: Iterable[str]) -> Any:

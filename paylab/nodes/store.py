@@ -59,7 +59,7 @@ class Database:
         """Nothing is opened before the first transaction."""
         self.engine = engine
         self._connection: Connection | None = None
-        self._waiting: list[tuple[Store, Transaction, Told, asyncio.Future[Any]]] = []
+        self._waiting: list[Waiting] = []
         self._writer: asyncio.Task[None] | None = None
         self._under_way: asyncio.Future[None] | None = None
 
@@ -79,35 +79,30 @@ class Database:
 
     async def _write(self, run_blocking: RunBlocking) -> None:
         while self._waiting:
-            taken, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
-            batch = [item for item in taken if not item[0].fenced]
-            for store, _, _, future in taken:
-                if store.fenced:
-                    future.cancel()
+            batch = self._next_batch()
             transactions = [transaction for _, transaction, _, _ in batch]
             self._under_way = asyncio.get_running_loop().create_future()
             results = await run_blocking(lambda: self._commit(transactions))  # noqa: B023 - awaited at once
             self._under_way.set_result(None)
             self._under_way = None
-            for (store, _, told, future), (value, error) in zip(batch, results, strict=True):
-                if told is not None and error is None:
-                    told(value)
-                if future.done() or store.fenced:
-                    future.cancel()
-                elif error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(value)
+            hand_over(batch, results)
         self._writer = None
 
-    def _commit(self, transactions: list[Transaction]) -> list[tuple[Any, BaseException | None]]:
+    def _next_batch(self) -> "list[Waiting]":
+        taken, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+        for store, _, _, future in taken:
+            if store.fenced:
+                future.cancel()
+        return [item for item in taken if not item[0].fenced]
+
+    def _commit(self, transactions: list[Transaction]) -> "list[Result]":
         # One connection for good: fetching it from the pool costs more than a small transaction. And straight
         # to the driver, because SQLAlchemy's own begin and commit cost more than a small transaction, too.
         connection = self._connection = self._connection or self.engine.connect()
         driver: Any = connection.connection.dbapi_connection  # a sqlite3.Connection
         try:
             driver.execute("BEGIN IMMEDIATE")
-            results: list[tuple[Any, BaseException | None]] = [(t(connection), None) for t in transactions]
+            results: list[Result] = [(transaction(connection), None) for transaction in transactions]
             driver.commit()
         except Exception as error:  # noqa: BLE001 - whatever it is, its owner gets it
             driver.rollback()
@@ -122,6 +117,26 @@ class Database:
         if self._connection is not None:
             self._connection.close()
         self.engine.dispose()
+
+
+Waiting = tuple["Store", Transaction, Told, asyncio.Future[Any]]
+Result = tuple[Any, BaseException | None]
+
+
+def hand_over(batch: Sequence[Waiting], results: Sequence[Result]) -> None:
+    """Tell what is durable now, and give each who waits what its transaction returned or raised."""
+    for (store, _, told, future), (value, error) in zip(batch, results, strict=True):
+        if told is not None and error is None:
+            try:
+                told(value)
+            except Exception as failure:  # noqa: BLE001 - those behind it are told all the same
+                error = failure  # noqa: PLW2901 - whoever waits gets it
+        if future.done() or store.fenced:
+            future.cancel()
+        elif error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
 
 
 class Store:

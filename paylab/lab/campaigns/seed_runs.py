@@ -39,6 +39,8 @@ QUIET_MAX_S = 75.0
 QUIET_LOOK_S = 0.5
 CARE_MAX_S = 60.0
 RUN_WALL_MAX_S = 3600.0
+# Nobody looks back in a run: a long memory would only be the garbage collector's business.
+TAIL_EVENTS = 1_000
 _RUNS = itertools.count(1)
 
 Recorded = Mapping[str, Sequence[int]]
@@ -185,6 +187,7 @@ class _Run:
     def result(self) -> SeedResult:
         """Run, check, close."""
         lab, world = self._lab, self._lab.world
+        lab.history.keep(TAIL_EVENTS)
         began_s = world.now()
         violations: list[str] = []
         told: list[Told] = []

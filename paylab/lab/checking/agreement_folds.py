@@ -238,7 +238,8 @@ class Whole(Fold):
         """Look at one event, whatever it is."""
         self.count += 1
         node, call = event.node, event.call
-        seq, lamport = self._last.get(node, (event.seq - 1 if self.picture.continued else 0, 0))
+        last = self._last.get(node)
+        seq, lamport = last or (event.seq - 1 if self.picture.continued else 0, 0)
         if event.seq != seq + 1 and not (event.kind is Kind.RESTARTED and event.seq > seq):
             self.broken(f"{node} goes from event {seq} to {event.seq}")
         if event.lamport <= lamport:

@@ -68,6 +68,11 @@ class History:
         if self._writer is not None and not self._writer.closed:
             self._write(self._writer)
 
+    def keep(self, tail: int) -> None:
+        """Keep no more than so many events in memory from now on."""
+        with self._counting:
+            self.events = deque(self.events, maxlen=tail)
+
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event to come, on the lab's loop."""
         self._listeners = [*self._listeners, listener]

@@ -180,7 +180,8 @@ class SimCall:
 
     async def trailing_metadata(self) -> Metadata:
         """What the server sent at the end."""
-        await self._ended()
+        if self._code is None:
+            await self._ended()
         return Metadata(*self._trailing)
 
     async def code(self) -> grpc.StatusCode:

@@ -1,6 +1,7 @@
 """The simulated channel: takes generated stubs, and runs grpc.aio's client interceptors around every call."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -42,11 +43,16 @@ class Method:
         self.streams_requests = kind.startswith("stream")
         self._channel = channel
         self._call, kind_of_interceptor, hook = KINDS[kind]
-        self._hooks = [
+        hooks = [
             getattr(interceptor, hook)
             for interceptor in channel.interceptors
             if isinstance(interceptor, kind_of_interceptor)
         ]
+        # Passes a call through all of them; what it returns is awaited for the call.
+        self.invoke: Callable[[ClientCallDetails, Any], Awaitable[Any]] = self._send
+        for outer in reversed(hooks):
+            self.invoke = partial(outer, self.invoke)
+        self._is_intercepted = bool(hooks)
         self._intercepted = InterceptedStream if kind.endswith("stream") else InterceptedUnary
 
     def __call__(
@@ -62,7 +68,7 @@ class Method:
         """Start a call; `request` is an iterator or None when the method takes a stream."""
         if self._channel.closed:
             raise grpc.aio.UsageError("Channel is closed.")
-        if not self._hooks:
+        if not self._is_intercepted:
             return self._start(request, timeout, metadata)
         metadata = metadata if isinstance(metadata, Metadata) else Metadata(*(metadata or ()))
         details = ClientCallDetails(self.name, timeout, metadata, credentials, wait_for_ready)
@@ -76,15 +82,8 @@ class Method:
             call.feed(request)
         return call
 
-    async def invoke(self, details: ClientCallDetails, request: Any, depth: int = 0) -> Any:
-        """Pass a call through the interceptors from the `depth`-th on; the answer is the call."""
-        if depth == len(self._hooks):
-            return self._start(request, details.timeout, details.metadata)
-
-        async def continuation(details: ClientCallDetails, request: Any) -> Any:
-            return await self.invoke(details, request, depth + 1)
-
-        return await self._hooks[depth](continuation, details, request)
+    async def _send(self, details: ClientCallDetails, request: Any) -> Any:
+        return self._start(request, details.timeout, details.metadata)
 
 
 class SimChannel(grpc.aio.Channel):

@@ -1,7 +1,6 @@
 """The server's side of a simulated RPC: the `context` of a handler, and the way back to the caller."""
 
 import asyncio
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -50,7 +49,7 @@ class ServedCall(grpc.aio.ServicerContext[Any, Any]):
             behavior = handler.unary_stream if handler.response_streaming else handler.unary_unary
         answer = behavior(request, self)
         if not handler.response_streaming:
-            response = await answer if inspect.isawaitable(answer) else answer
+            response = await answer if hasattr(answer, "__await__") else answer
             if not self._status_sent:
                 ok = self._code is None or self._code is OK
                 self._send_status(self._code or OK, self._serialize(response) if ok else None)

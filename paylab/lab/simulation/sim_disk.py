@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection
 
 from paylab.lab.faulty_world import CommitPoint
-from paylab.lab.simulation.choices import Lane
-from paylab.nodes.store import Database, Databases, Store, Told, Transaction, sqlite_engine
+from paylab.lab.simulation.choices import Choices, Lane
+from paylab.nodes.store import (
+    Database,
+    Databases,
+    Result,
+    Store,
+    Told,
+    Transaction,
+    Waiting,
+    hand_over,
+    sqlite_engine,
+)
 
 if TYPE_CHECKING:  # the host makes its stores, so at run time the import goes the other way
     from paylab.lab.simulation.sim_host import SimHost
-    from paylab.lab.simulation.simulator import SimWorld
 
 T = TypeVar("T")
 
@@ -26,24 +35,55 @@ NS_PER_US = 1_000
 
 
 class SimDatabase(Database):
-    """Its one writer belongs to no node, so it outlives whoever happened to wake it."""
+    """Commits a batch at once, and then lets the time pass that it takes.
+
+    What does so belongs to no node, so it outlives whoever happened to wake it.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        """`lane` chooses how long commits take."""
+        super().__init__(sqlite_engine(None))
+        self._lane = lane
+        self._writing = False
+        # What runs in it is no node's. Worlds live in threads, and two of those cannot be in one context.
+        self._nobodys = Context()
 
     def enqueue(self, store: Store, transaction: Transaction, told: Told = None) -> asyncio.Future[Any]:
         """Put a transaction into the next batch."""
-        return Context().run(super().enqueue, store, transaction, told)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((store, transaction, told, future))
+        if not self._writing:
+            self._writing = True
+            loop.call_soon(self._begin, context=self._nobodys)
+        return future
+
+    def _begin(self) -> None:
+        loop: Any = asyncio.get_running_loop()  # a VirtualLoop
+        batch = self._next_batch()
+        results = self._commit([transaction for _, transaction, _, _ in batch])
+        duration_us = COMMIT_LEAST_US + self._lane.below(COMMIT_MOST_US - COMMIT_LEAST_US)
+        loop.after_ns(duration_us * NS_PER_US, self._end, (batch, results))
+
+    def _end(self, written: tuple[list[Waiting], list[Result]]) -> None:
+        hand_over(*written)
+        self._writing = bool(self._waiting)
+        if self._writing:
+            self._begin()
 
 
 class SimDatabases(Databases):
     """The databases of one simulated world, in memory; they outlive every node."""
 
-    def __init__(self) -> None:
-        """Empty."""
+    def __init__(self, choices: Choices) -> None:
+        """Empty; `choices` has a lane for each."""
         super().__init__(None)
+        self._choices = choices
 
     def open(self, name: str) -> Database:
         """The database of that name; every node of the world shares it."""
         if name not in self._open:
-            self._open[name] = SimDatabase(sqlite_engine(None))
+            self._open[name] = SimDatabase(self._choices.lane("disk", name))
         return self._open[name]
 
     def rows(self, name: str, query: str) -> list[tuple[Any, ...]]:
@@ -64,31 +104,12 @@ class SimDatabases(Databases):
             connection.close()
 
 
-class Disk:
-    """Runs one database's batches: at once, and then they take their time."""
-
-    def __init__(self, world: "SimWorld", lane: Lane) -> None:
-        """`lane` chooses the durations."""
-        self._world = world
-        self._lane = lane
-
-    async def run(self, function: Callable[[], T]) -> T:
-        """Commit, then let the time pass that it took."""
-        result = function()
-        loop = self._world.loop
-        done = loop.create_future()
-        duration_us = COMMIT_LEAST_US + self._lane.below(COMMIT_MOST_US - COMMIT_LEAST_US)
-        loop.after_ns(duration_us * NS_PER_US, done.set_result, None)
-        await done
-        return result
-
-
 class SimStore(Store):
     """One node's handle on a database, and the place where the node may die."""
 
-    def __init__(self, database: Database, *, host: "SimHost", disk: Disk) -> None:
+    def __init__(self, database: Database, *, host: "SimHost") -> None:
         """Handles of several nodes may share a database."""
-        super().__init__(database, run_blocking=disk.run, recorder=host.recorder)
+        super().__init__(database, run_blocking=host.run_blocking, recorder=host.recorder)
         self._host = host
 
     async def run(

@@ -19,7 +19,7 @@ from paylab.lab.simulation.sim_channel import SimChannel
 from paylab.lab.simulation.sim_disk import LAST_WORDS_US, NS_PER_US, SimStore
 from paylab.lab.simulation.sim_server import SimServer
 from paylab.lab.simulation.virtual_thread import where
-from paylab.lab.simulation.virtual_time import DAEMON, OWNER
+from paylab.lab.simulation.virtual_time import DAEMON, OWNER, VirtualLoop
 from paylab.nodes.events import Event, Kind, Recorder
 from paylab.nodes.interceptors import server_interceptors
 from paylab.nodes.recorded_channel import RecordedChannel
@@ -45,9 +45,11 @@ BETWEEN = (
     "/paylab/lab/simulation/",
     "/paylab/nodes/events.py",
     "/paylab/nodes/interceptors.py",
+    "/paylab/nodes/recorded_channel.py",
     "/paylab/nodes/store.py",
     "/asyncio/",
 )
+LOOP_FILE = VirtualLoop._run_once.__code__.co_filename  # noqa: SLF001 - where it stands, not what it does
 
 
 @cache
@@ -59,10 +61,11 @@ def running_code() -> tuple[str, int] | None:
     """File and line of the innermost code of a node's own; None while only the world's runs."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack reads source files, and this runs at every event
     while frame is not None:
-        if not _is_between(frame.f_code.co_filename):
-            file = frame.f_code.co_filename
-            return None if file.endswith("threading.py") else (file, frame.f_lineno)
-        frame = frame.f_back
+        file = frame.f_code.co_filename
+        if not _is_between(file):
+            return file, frame.f_lineno
+        # The loop runs all there is of a node's own, so nothing is looked for under it.
+        frame = None if file == LOOP_FILE else frame.f_back
     return None
 
 
@@ -202,7 +205,7 @@ class SimHost:
 
     def store(self, name: str) -> Store:
         """A handle of this node's own on the shared database."""
-        store = SimStore(self.world.databases.open(name), host=self, disk=self.world.disk(name))
+        store = SimStore(self.world.databases.open(name), host=self)
         self._stores.append(store)
         return store
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -18,7 +19,7 @@ if TYPE_CHECKING:  # the host makes its servers, so at run time the import goes 
 UNKNOWN = grpc.StatusCode.UNKNOWN
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CallDetails(grpc.HandlerCallDetails):
     """What an interceptor is told about a call."""
 
@@ -42,7 +43,7 @@ class SimServer(grpc.aio.Server):
         self._stopped = asyncio.Event()
         find: Any = self._find
         for interceptor in reversed(interceptors):
-            find = _Continuation(interceptor, find)
+            find = partial(interceptor.intercept_service, find)
         self._pipeline: Callable[[CallDetails], Any] = find
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -143,14 +144,3 @@ class SimServer(grpc.aio.Server):
             self.calls.pop(served, None)
             if call.served is served:
                 call.served = None
-
-
-class _Continuation:
-    """An interceptor and what comes after it."""
-
-    def __init__(self, interceptor: ServerInterceptor, following: Any) -> None:
-        self._intercept: Any = interceptor.intercept_service
-        self._following = following
-
-    def __call__(self, details: CallDetails) -> Any:
-        return self._intercept(self._following, details)

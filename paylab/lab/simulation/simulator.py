@@ -19,7 +19,7 @@ from paylab.lab.processes.node_process import NodeProcess
 from paylab.lab.simulation.choices import Choices
 from paylab.lab.simulation.sim_calls import SimCall
 from paylab.lab.simulation.sim_deadlines import Deadlines
-from paylab.lab.simulation.sim_disk import Disk, SimDatabases
+from paylab.lab.simulation.sim_disk import SimDatabases
 from paylab.lab.simulation.sim_host import ArmedCrash, SimHost, Steps
 from paylab.lab.simulation.sim_network import Network
 from paylab.lab.simulation.sim_server import SimServer
@@ -55,12 +55,11 @@ class SimWorld:
         self.badge = f"simulated, seed {self.seed}"
         self.sink = sink
         self.network = Network(self.choices)
-        self.databases = SimDatabases()
+        self.databases = SimDatabases(self.choices)
         self.servers: dict[str, SimServer] = {}
         self.skews: dict[str, float] = {}
         self._lives: dict[str, int] = {}
         self._hosts: list[SimHost] = []
-        self._disks: dict[str, Disk] = {}
         self._jobs: dict[asyncio.Task[Any], None] = {}
         self._thread = VirtualThread(name)
         self._thread.describe = lambda: [line for host in self._hosts for line in host.waits()]
@@ -148,12 +147,6 @@ class SimWorld:
             await generator.aclose()
 
     # For hosts ----------------------------------------------------------------------------------
-
-    def disk(self, name: str) -> Disk:
-        """The disk under a database."""
-        if name not in self._disks:
-            self._disks[name] = Disk(self, self.choices.lane("disk", name))
-        return self._disks[name]
 
     def job(self, work: Coroutine[Any, Any, None]) -> None:
         """Run work of the world's own."""
