@@ -1,13 +1,16 @@
 """A failing run becomes small while the same check fails, can be repeated, and tells the faulty step."""
 
+import json
+
 import pytest
 
 from paylab.errors import LabError
-from paylab.lab.campaigns.minimise import Calm, Minimal, minimise
+from paylab.lab.campaigns.cases import Calm, Case
+from paylab.lab.campaigns.faulty_steps import faulty_steps
+from paylab.lab.campaigns.minimise import Minimal, minimise
 from paylab.lab.campaigns.orders import Order
 from paylab.lab.campaigns.seed_runs import run_seed
 from paylab.lab.faults import at, crash_at_commit, lose
-from paylab.lab.judging.missteps import missteps
 from paylab.lab.planted_bugs import planted
 from paylab.nodes.events import Event
 
@@ -59,9 +62,22 @@ def test_a_network_without_bugs_makes_no_misstep() -> None:
     events: list[Event] = []
     result = run_seed(1, orders=ORDERS, schedule=SCHEDULE, watch=events.append)
     assert result.ok
-    assert missteps(events) == []
+    assert faulty_steps(events) == []
     with pytest.raises(LabError, match="breaks no invariant"):
         minimise(result)
+
+
+@pytest.mark.parametrize("seed", [6, 93, 118])
+def test_heavy_faults_make_no_node_misstep(seed: int) -> None:
+    """Late messages, aborts that overtake votes and gateways that die look odd, and are allowed."""
+    events: list[Event] = []
+    assert run_seed(seed, payments=20, watch=events.append).ok
+    assert faulty_steps(events) == []
+
+
+def test_a_case_can_be_saved(small: Minimal) -> None:
+    """What was written as JSON is the same case."""
+    assert Case.from_json(json.loads(json.dumps(small.case.to_json()))) == small.case
 
 
 def test_calm_choices_are_zero_where_nothing_is_recorded() -> None:

@@ -21,9 +21,8 @@ import cloudpickle
 from tqdm.auto import tqdm
 
 from paylab.errors import LabError
-from paylab.lab.campaigns.orders import Order
+from paylab.lab.campaigns.cases import Case
 from paylab.lab.campaigns.seed_runs import SeedResult, run_seed
-from paylab.lab.faults import Fault, Timed
 
 __all__ = ["Campaign", "SeedResult", "campaign", "load_case", "run_seed", "save_case"]
 
@@ -178,15 +177,7 @@ def save_case(result: SeedResult, folder: Path, *, replace: Mapping[str, Any] | 
     """Write seed, orders, schedule, choices and history of a run into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
-    case = {
-        "seed": result.seed,
-        "orders": [[o.at_s, o.payer, o.payee, o.amount_minor, o.key, o.patience_s] for o in result.orders],
-        "schedule": [
-            [timed.at_s, timed.fault.kind, list(timed.fault.arguments), timed.period_s]
-            for timed in result.schedule
-        ],
-        "choices": {name: list(values) for name, values in result.choices.items()},
-    }
+    case = Case(result.seed, result.schedule, result.orders, result.choices).to_json()
     (folder / "case.json").write_text(json.dumps(case) + "\n", encoding="utf-8")
     run_seed(
         result.seed,
@@ -200,9 +191,5 @@ def save_case(result: SeedResult, folder: Path, *, replace: Mapping[str, Any] | 
 
 def load_case(folder: str | Path) -> dict[str, Any]:
     """What `save_case` wrote, as the arguments of `run_seed`: `run_seed(**load_case("out/seed-7"))`."""
-    saved = json.loads((Path(folder) / "case.json").read_text(encoding="utf-8"))
-    schedule = [
-        Timed(at_s, Fault(kind, tuple(rest)), period) for at_s, kind, rest, period in saved["schedule"]
-    ]
-    orders = [Order(*fields) for fields in saved["orders"]]
-    return {"seed": saved["seed"], "orders": orders, "schedule": schedule, "choices": saved["choices"]}
+    case = Case.from_json(json.loads((Path(folder) / "case.json").read_text(encoding="utf-8")))
+    return {name: getattr(case, name) for name in case.__slots__}

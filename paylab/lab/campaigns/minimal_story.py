@@ -1,16 +1,17 @@
 """Tells a minimised run: a line an RPC, and the step at which the protocol was broken."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from paylab.lab.campaigns import sentences
+from paylab.lab.campaigns.faulty_steps import faulty_steps
+from paylab.lab.campaigns.sentences import names, one_phase, said, supersedes, who
 from paylab.lab.checking.history import is_gateway
 from paylab.lab.drawing.facts import FACT_KINDS, Call, Fact, pair_calls
 from paylab.lab.drawing.stories import Story
-from paylab.lab.judging.missteps import Misstep, missteps
-from paylab.nodes import wire
+from paylab.lab.judging.missteps import Misstep
 from paylab.nodes.events import Event, Kind
-from paylab.pb import bank_pb2, coordinator_pb2, payment_gateway_pb2
+from paylab.pb import bank_pb2, payment_gateway_pb2
 
 LINES_MAX = 15
 # Missteps that a story points at; more would hide the first.
@@ -72,7 +73,7 @@ def keys_of(events: Sequence[Event], violations: Sequence[str]) -> set[str]:
 
 def _last_facts(events: Sequence[Event], payments: set[str]) -> dict[str, int]:
     """Where each node's last word on the payments stands: what comes later only finds out."""
-    blamed = {id(step.event) for step in missteps(events) if step.payment in payments}
+    blamed = {id(step.event) for step in faulty_steps(events) if step.payment in payments}
     return {
         event.node: number
         for number, event in enumerate(events)
@@ -103,9 +104,15 @@ class _Teller:
         self._events = causal_past(events, violations)
         # How a call ended may lie outside of the past, and is told with it.
         self._calls = pair_calls(_about(events, payments))
-        seen = {step.text: step for step in reversed(missteps(events)) if step.payment in payments}
-        self._missteps = list(seen.values())[::-1][:BLAMED_MAX]
-        order = dict.fromkeys(p for event in self._events for p in event.payments if p in payments)
+        seen: dict[str, Misstep] = {}
+        for step in faulty_steps(events):
+            if step.payment in payments:
+                seen.setdefault(step.text, step)
+        self._missteps = list(seen.values())[:BLAMED_MAX]
+        self._guilty = _party(self._missteps[0].event.node) if self._missteps else ""
+        order = dict.fromkeys(payment for event in self._events for payment in event.payments)
+        # Others are named only where they share a message with those that the story is about.
+        order = dict.fromkeys(sorted(order, key=lambda payment: payment not in payments))
         self._names = {payment: f"P{number}" for number, payment in enumerate(order, start=1)}
 
     def lines(self) -> list[str]:
@@ -117,26 +124,27 @@ class _Teller:
         return [self._named(text) for text in [*(text for _, text in found), *verdict]]
 
     def _named(self, text: str) -> str:
-        for payment, name in self._names.items():
-            text = text.replace(payment, name)
+        text = PAYMENT.sub(lambda found: self._names.get(found[0], found[0]), text)
         return text[0].upper() + text[1:]
 
     def _all(self) -> Iterator[tuple[int, str]]:
         blamed: dict[int, Misstep] = {id(step.event): step for step in self._missteps}
-        previous = ""
+        previous, told = "", set[str]()
         for event in self._events:
             line = self._line(event)
             if line is not None and line[1] != previous:
-                previous = line[1]
-                yield line
+                weight, previous = line
+                # What is said again goes first when there are too many lines.
+                yield weight - 4 * (previous in told), previous
+                told.add(previous)
             if id(event) in blamed:
                 yield 9, f"HERE: {blamed[id(event)].text}."
 
     def _line(self, event: Event) -> tuple[int, str] | None:  # noqa: PLR0911 - a table of kinds
         if event.kind is Kind.CRASHED:
-            return 7, f"{_who(event.node)} crashed."
+            return 7, f"{who(event.node)} crashed."
         if event.kind is Kind.RESTARTED:
-            return 4, f"{_who(event.node)} came back."
+            return 4, f"{who(event.node)} came back."
         if event.kind is Kind.SENT:
             return self._rpc(self._calls[event.call]) if event.call in self._calls else None
         if event.kind not in FACT_KINDS:
@@ -163,13 +171,20 @@ class _Teller:
         """Why a bank did what it did, as far as its messages say."""
         before = self._events[: self._events.index(event)]
         reason = f": {fact.reason}" if fact.reason not in ("", "ALREADY_ABORTED") else ""
-        for earlier in reversed([one for one in before if _bank(one.node) == _bank(event.node)]):
+        for earlier in reversed([one for one in before if _party(one.node) == _party(event.node)]):
+            if fact.word == "ABORTED" and supersedes(earlier, fact.txn):
+                return "because it was asked to prepare the next attempt"
             why = _REASONS.get((earlier.kind, type(earlier.detail)))
-            if why is not None and _names(earlier.detail, fact.txn):
-                alone = isinstance(earlier.detail, bank_pb2.PrepareRequest) and _one_phase(earlier.detail)
+            if why is not None and names(earlier.detail, fact.txn):
+                alone = isinstance(earlier.detail, bank_pb2.PrepareRequest) and one_phase(earlier.detail)
                 return ("because it alone decides" if alone else why) + reason
             if earlier.kind is Kind.RETURNED and earlier.method.endswith("/GetDecision"):
-                return "because the coordinator, when asked, said so"
+                answer = said(earlier.detail)
+                return (
+                    "because the coordinator, when asked, said so"
+                    if fact.word in answer
+                    else f"although the coordinator, when asked, said {answer}"
+                )
             if earlier.kind is Kind.FAILED and earlier.method.endswith("/GetDecision"):
                 return "because nobody answered its question"
         return "and no message had told it to"
@@ -177,8 +192,8 @@ class _Teller:
     def _rpc(self, call: Call) -> tuple[int, str] | None:
         """One line for a call from a node that knows what it asks, hops through a balancer included."""
         assert call.sent is not None
-        asks = _ASKS.get(type(call.sent.detail))
-        if asks is None:
+        asked = sentences.asked(call.sent)
+        if not asked:
             return None
         hops = [
             one
@@ -187,26 +202,39 @@ class _Teller:
         ]
         arrived = next((one for one in hops if one.received), call)
         server = arrived.received.node if arrived.received else ""
-        said = _said(call.ended.detail) if call.ended and call.ended.kind is Kind.RETURNED else ""
-        if said:
-            return 5, f"{asks(call.sent)}; {_who(server)} answered {said}."
+        guilty = 2 * (self._guilty in (_party(call.sent.node), _party(server)))
+        if call.ended and call.ended.kind is Kind.RETURNED:
+            answer = said(call.ended.detail)
+            return 5 + guilty, f"{asked}; {who(server)} " + (
+                f"answered {answer}." if answer else "took note."
+            )
         if server and not server.endswith("-lb"):
-            return 6, f"{asks(call.sent)}; {_who(server)} got that, and no answer came back."
-        return 3, f"{asks(call.sent)}, which never arrived."
+            return 6 + guilty, f"{asked}; {who(server)} got that, and no answer came back."
+        return 3 + guilty, f"{asked}, which never arrived."
 
     def _verdict(self) -> list[str]:
         """The faulty step, and what it broke."""
         broken = [f"So this is broken: {self._violations[0]}."] if self._violations else []
         if self._missteps:
-            return [f"What went wrong: {self._missteps[0].text}.", *broken]
+            return [f"What went wrong: {self._first_misstep()}.", *broken]
         facts = [event for event in self._events if event.kind in FACT_KINDS and Fact.of(event).txn]
         if not facts:
             return broken
         fact = Fact.of(facts[-1])
         step = (
-            f"{_who(facts[-1].node)} made {fact.txn} {fact.word}, and did not do with it what the rule asks"
+            f"every step is one that the rules allow; {who(facts[-1].node)} made {fact.txn} {fact.word} last"
         )
         return [f"What went wrong: {step}.", *broken]
+
+    def _first_misstep(self) -> str:
+        """The first; of several servers that did the same wrong, one of the bank that the violation names."""
+
+        def mistake(step: Misstep) -> str:
+            return step.text.removeprefix(step.event.node)
+
+        same = [step for step in self._missteps if mistake(step) == mistake(self._missteps[0])]
+        named = [step for step in same if any(_party(step.event.node) in line for line in self._violations)]
+        return (named or same)[0].text
 
 
 _REASONS = {
@@ -216,81 +244,6 @@ _REASONS = {
 }
 
 
-def _pay(event: Event) -> str:
-    request = event.detail
-    money = wire.money_from_pb(request.money)
-    who, key = f"from {request.payer} to {request.payee}", request.idempotency_key
-    return f"{event.node} asked to pay {money} {who}, key {key!r}"
-
-
-def _prepare(event: Event) -> str:
-    banks = dict.fromkeys(leg.bank for item in event.detail.items for leg in item.legs)
-    alone = ", as the only bank," if _one_phase(event.detail) else ""
-    return f"the coordinator asked {' and '.join(banks)}{alone} to prepare {_txns(event.detail.items)}"
-
-
-def _decide(event: Event) -> str:
-    what = "commit" if all(item.commit for item in event.detail.items) else "abort"
-    return f"the coordinator told a bank to {what} {_txns(event.detail.items)}"
-
-
-_ASKS: dict[type, Callable[[Event], str]] = {
-    payment_gateway_pb2.PayRequest: _pay,
-    payment_gateway_pb2.RedriveRequest: lambda e: (
-        f"the queue asked the gateway to try {e.detail.payment} again"
-    ),
-    coordinator_pb2.CommitRequest: lambda e: (
-        f"the gateway asked the coordinator to carry out {wire.txn_from_pb(e.detail.txn)}"
-    ),
-    coordinator_pb2.GetDecisionRequest: lambda e: (
-        f"{e.node}, in doubt, asked the coordinator about {_txns(e.detail.txns)}"
-    ),
-    bank_pb2.PrepareRequest: _prepare,
-    bank_pb2.DecideRequest: _decide,
-    bank_pb2.InquireRequest: lambda e: f"the coordinator asked what became of {_txns(e.detail.txns)}",
-}
-
-
-def _votes(votes: Iterable[Any]) -> str:
-    return " and ".join("yes" if vote.yes else f"no ({vote.reason})" for vote in votes)
-
-
-def _outcome(value: Any) -> str:
-    return coordinator_pb2.Outcome.Name(value).removeprefix("OUTCOME_")
-
-
-_SAYS: dict[type, Callable[[Any], str]] = {
-    payment_gateway_pb2.Receipt: lambda m: (
-        f"{payment_gateway_pb2.PaymentState.Name(m.state)} {m.reason}".rstrip() + f", payment {m.payment}"
-    ),
-    coordinator_pb2.CommitResponse: lambda m: f"{_outcome(m.outcome)} {m.reason}".rstrip(),
-    coordinator_pb2.GetDecisionResponse: lambda m: " and ".join(map(_outcome, m.outcomes)),
-    bank_pb2.PrepareResponse: lambda m: _votes(m.votes),
-    bank_pb2.InquireResponse: lambda m: _votes(m.votes),
-    bank_pb2.DecideResponse: lambda m: " and ".join("done" if a.ok else f"no ({a.refusal})" for a in m.acks),
-}
-
-
-def _said(message: Any) -> str:
-    says = _SAYS.get(type(message))
-    return says(message) if says is not None else ""
-
-
-def _who(node: str) -> str:
-    return f"the {node}" if node in ("gateway", "coordinator", "queue", "logger") else node
-
-
-def _bank(server: str) -> str:
-    return server.rpartition("-")[0]
-
-
-def _names(message: Any, txn: str) -> bool:
-    return txn in _txns(getattr(message, "items", None) or message.txns)
-
-
-def _one_phase(request: bank_pb2.PrepareRequest) -> bool:
-    return any(item.one_phase for item in request.items)
-
-
-def _txns(items: Iterable[Any]) -> str:
-    return " and ".join(str(wire.txn_from_pb(getattr(item, "txn", item))) for item in items)
+def _party(node: str) -> str:
+    """The bank of a bank server; any other node itself."""
+    return node.rpartition("-")[0] or node

@@ -1,5 +1,7 @@
 """Makes a failing run small: drops faults, then payments, then choices while the same check still fails.
 
+Amounts and moments of payments change where that makes others superfluous.
+
     small = minimise(result, replace=planted("decision-before-force"))
     small.story(); small.timeline(); small.replay()
 
@@ -7,14 +9,16 @@ Faults and payments are dropped by delta debugging: A. Zeller, R. Hildebrandt, S
 Failure-Inducing Input, IEEE TSE 28(2), 2002.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from paylab.errors import LabError
 from paylab.lab.campaigns import minimal_story, orders
+from paylab.lab.campaigns.cases import Case
 from paylab.lab.campaigns.orders import Order
-from paylab.lab.campaigns.seed_runs import BANK_SERVERS, BANKS, SeedResult, run_seed
+from paylab.lab.campaigns.seed_runs import SeedResult
 from paylab.lab.checking.history import TAIL_EVENTS
 from paylab.lab.faults import Fault, Timed
 from paylab.nodes.events import Event
@@ -29,6 +33,9 @@ T = TypeVar("T")
 TRIES_MAX = 300
 # With fewer payments fewer faults may do, and the other way round.
 ROUNDS_MAX = 3
+# With more payments or faults than these there are too many ways to let one stand in for another.
+STAND_INS_MAX = 6
+SHIFTS_S = (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0)
 # Of several checks that fail, the one that says most is kept.
 TELLING = (
     "both legs or none",
@@ -43,46 +50,6 @@ TELLING = (
 )
 
 
-class Calm(dict[str, Sequence[int]]):
-    """Recorded choices after which chance chooses 0: the shortest delay, no loss."""
-
-    def get(self, name: str, default: Any = None) -> Any:  # noqa: ARG002 - a dict's interface
-        """The choices of a lane, zeros without end behind them."""
-        return ThenZeros(super().get(name, ()))
-
-
-class ThenZeros(Sequence[int]):
-    """Some numbers, and then zeros for as long as anybody asks."""
-
-    def __init__(self, values: Sequence[int]) -> None:
-        self._values = values
-
-    def __getitem__(self, index: Any) -> Any:
-        """The number at that place."""
-        return self._values[index] if index < len(self._values) else 0
-
-    def __len__(self) -> int:
-        """More than anybody asks for."""
-        return 1 << 60
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """All that a run follows from; without `choices` from the seed's own chance."""
-
-    seed: int
-    schedule: tuple[Timed, ...]
-    orders: tuple[Order, ...]
-    choices: Mapping[str, Sequence[int]] | None = None
-
-    def run(self, replace: Mapping[str, Any] | None, **options: Any) -> SeedResult:
-        """Run it."""
-        chosen = None if self.choices is None else Calm(self.choices)
-        return run_seed(
-            self.seed, schedule=self.schedule, orders=self.orders, choices=chosen, replace=replace, **options
-        )
-
-
 @dataclass(frozen=True)
 class Minimal:
     """A smallest failing run: every fault, payment and choice that is left is needed."""
@@ -93,6 +60,15 @@ class Minimal:
     tries: int
     replace: Mapping[str, Any] = field(repr=False)
     events: tuple[Event, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, case: Case, check: str, replace: Mapping[str, Any], *, tries: int = 0) -> Self:
+        """Run a case that is small already. Raises LabError if `check` does not fail."""
+        events: list[Event] = []
+        result = case.run(replace, watch=events.append)
+        if check not in result.broken:
+            raise LabError("BAD_ARGUMENT", f"{check!r} does not fail in this case")
+        return cls(case, check, result, tries, dict(replace), tuple(events[:TAIL_EVENTS]))
 
     @property
     def payments(self) -> int:
@@ -131,16 +107,14 @@ class Minimal:
 
     def __str__(self) -> str:
         """What is left, and the story."""
-        head = f"{self.check}: {self.payments} payments and {self.faults} faults are enough"
+        payments = f"{self.payments} payment" + "s" * (self.payments != 1)
+        faults = f"{self.faults} fault" + "s" * (self.faults != 1)
+        head = f"{self.check}: {payments} and {faults} are enough"
         left = [str(one) for one in (*self.case.orders, *self.case.schedule)]
         return "\n".join([head, *left, "", str(self.story())])
 
 
 CLIENTS = frozenset(orders.user_of(account) for account in orders.OPENING_MINOR)
-NODES = (
-    "auth-lb", "auth-1", "gateway", "queue", "logger", "coordinator", "bank-lb",
-    *(f"{bank}-{n}" for bank in BANKS for n in range(1, BANK_SERVERS + 1)),
-)  # fmt: skip
 
 
 def minimise(
@@ -159,13 +133,11 @@ def minimise(
     case = shrinker.head_start(Case(failing.seed, failing.schedule, failing.orders))
     for _ in range(ROUNDS_MAX):
         before = case
-        case = shrinker.fewer_payments(shrinker.fewer_faults(case))
+        case = shrinker.changed_payments(shrinker.fewer_payments(shrinker.fewer_faults(case)))
         case = shrinker.fewer_choices(shrinker.earlier_commits(case))
         if case == before:
             break
-    events: list[Event] = []
-    result = case.run(replace, watch=events.append)
-    return Minimal(case, check, result, shrinker.made, dict(replace or {}), tuple(events[:TAIL_EVENTS]))
+    return Minimal.of(case, check, replace or {}, tries=shrinker.made)
 
 
 class _Shrinker:
@@ -195,8 +167,7 @@ class _Shrinker:
         violations = [line for line in result.violations if line.startswith(f"{self._check}:")]
         keys = minimal_story.keys_of(events, violations)
         few = tuple(order for order in case.orders if order.key in keys)
-        # With fewer payments a node comes to its third commit later, or never: let it die at another.
-        schedules = [case.schedule, *(_dying_at(case.schedule, nth) for nth in (1, 2, 3))]
+        schedules = _schedules(case.schedule)
         tries = [Case(case.seed, schedule, few, {}) for schedule in schedules]
         tries += [Case(case.seed, schedule, few) for schedule in schedules]
         tries.append(Case(case.seed, case.schedule, case.orders, {}))
@@ -212,18 +183,30 @@ class _Shrinker:
 
     def fewer_payments(self, case: Case) -> Case:
         """Drop whole payments, then repeated requests."""
+        found = case
 
-        def with_orders(kept: Sequence[Order]) -> Case:
-            return Case(case.seed, case.schedule, tuple(kept), case.choices)
+        def fails(kept: Sequence[Order]) -> bool:
+            nonlocal found
+            for schedule in _schedules(case.schedule) if kept else ():
+                smaller = Case(case.seed, schedule, tuple(kept), case.choices)
+                if self.fails(smaller):
+                    found = smaller
+                    return True
+            return False
 
         def of(keys: Sequence[str]) -> list[Order]:
             return [order for order in case.orders if order.key in keys]
 
-        keys = fewest(
-            orders.keys_of(case.orders), lambda kept: bool(kept) and self.fails(with_orders(of(kept)))
-        )
-        left = fewest(of(keys), lambda kept: bool(kept) and self.fails(with_orders(kept)))
-        return with_orders(left)
+        keys = fewest(orders.keys_of(case.orders), lambda kept: fails(of(kept)))
+        fewest(of(keys), fails)
+        return found
+
+    def changed_payments(self, case: Case) -> Case:
+        """Drop a payment or a fault for which another amount or another moment of a payment stands in."""
+        for other in itertools.chain(_dearer(case), _moved(case)):
+            if self.fails(other):
+                return self.changed_payments(other)
+        return case
 
     def earlier_commits(self, case: Case) -> Case:
         """Let nodes die at the first commit instead of a later one: less has to happen before."""
@@ -254,6 +237,39 @@ class _Shrinker:
         if not self.fails(with_lanes(list(recorded))):
             return case
         return with_lanes(fewest(list(recorded), lambda kept: self.fails(with_lanes(kept))))
+
+
+def _dearer(case: Case) -> Iterator[Case]:
+    """Without a payment, while another asks for all that its payer has, or for a cent more."""
+    keys = orders.keys_of(case.orders)
+    for dropped, key, too_much in itertools.product(keys, keys, (0, 1)):
+        if dropped != key and len(keys) <= STAND_INS_MAX:
+            left = [order for order in case.orders if order.key != dropped]
+            dearer = [
+                replace(order, amount_minor=orders.OPENING_MINOR[order.payer] + too_much)
+                if order.key == key
+                else order
+                for order in left
+            ]
+            yield replace(case, orders=tuple(dearer))
+
+
+def _moved(case: Case) -> Iterator[Case]:
+    """Without a fault, which may only have held a payment up, while one comes earlier or later."""
+    keys = orders.keys_of(case.orders)
+    for dropped, key, shift_s in itertools.product(case.schedule, keys, SHIFTS_S):
+        if len(case.schedule) <= STAND_INS_MAX and len(keys) <= STAND_INS_MAX:
+            moved = [
+                replace(order, at_s=max(0.0, round(order.at_s + shift_s, 3))) if order.key == key else order
+                for order in case.orders
+            ]
+            left = tuple(timed for timed in case.schedule if timed is not dropped)
+            yield replace(case, schedule=left, orders=tuple(moved))
+
+
+def _schedules(schedule: tuple[Timed, ...]) -> list[tuple[Timed, ...]]:
+    """The schedule, and others for fewer payments: a node comes to its third commit later then, or never."""
+    return list(dict.fromkeys([schedule, *(_dying_at(schedule, nth) for nth in (1, 2, 3))]))
 
 
 def _dying_at(schedule: Sequence[Timed], nth: int) -> tuple[Timed, ...]:

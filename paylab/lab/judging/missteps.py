@@ -49,8 +49,9 @@ class Watch:
         self._told: defaultdict[tuple[str, str], set[bool]] = defaultdict(set)  # (bank, txn) -> decisions
         self._aborted_at: set[tuple[str, str]] = set()
         self._asked: dict[str, Any] = {}  # call -> request
-        self._late: set[str] = set()  # calls of Prepares that came after an abort
+        self._late: set[tuple[str, str]] = set()  # (call, txn) of Prepares that came after an abort
         self._one_phase: set[str] = set()
+        self._said_no: set[str] = set()
         self._yes: defaultdict[str, set[str]] = defaultdict(set)
         self._banks: defaultdict[str, set[str]] = defaultdict(set)
         self._committed_at: defaultdict[str, set[str]] = defaultdict(set)
@@ -132,9 +133,9 @@ class Watch:
     # Banks --------------------------------------------------------------------------------------
 
     def _prepare_received(self, event: Event, request: bank_pb2.PrepareRequest) -> None:
-        if any((_bank(event.node), _txn(item.txn)) in self._aborted_at for item in request.items):
-            self._late.add(event.call)
         for item in request.items:  # a later attempt says that the earlier ones are aborted
+            if (_bank(event.node), _txn(item.txn)) in self._aborted_at:
+                self._late.add((event.call, _txn(item.txn)))
             for attempt in range(1, item.txn.attempt):
                 self._told[_bank(event.node), f"{item.txn.payment}/{attempt}"].add(False)  # noqa: FBT003 - a set of both
         self._asked[event.call] = request
@@ -144,13 +145,25 @@ class Watch:
         for vote in response.votes:
             txn = _txn(vote.txn)
             if not vote.yes:
+                self._no_answered(event, bank, txn)
                 continue
             self._yes[txn].add(bank)
             durable = {(bank, f"PREPARED {txn}"), (bank, f"COMMITTED {txn}")} & self._forced
-            if event.call in self._late and (bank, txn) in self._aborted_at:
+            if (event.call, txn) in self._late:
                 self._blame(event, txn, f"{event.node} said yes to {txn}, which {bank} had aborted")
             elif not durable:
                 self._blame(event, txn, f"{event.node} said yes to {txn} before its promise was on disk")
+
+    def _inquiry_answered(self, event: Event, response: bank_pb2.InquireResponse) -> None:
+        for vote in response.votes:
+            if not vote.yes:
+                self._no_answered(event, _bank(event.node), _txn(vote.txn))
+
+    def _no_answered(self, event: Event, bank: str, txn: str) -> None:
+        self._said_no.add(txn)
+        if (bank, txn) not in self._aborted_at:
+            text = f"{event.node} said no to {txn} and kept no record of it, so a late Prepare may get a yes"
+            self._blame(event, txn, text, harmless=True)
 
     def _decide_received(self, event: Event, request: bank_pb2.DecideRequest) -> None:
         for item in request.items:
@@ -191,7 +204,7 @@ class Watch:
                 f"the gateway took another request under the key {key[1]!r} for the same",
             )
         if self._payments_of_key.setdefault(key, receipt.payment) != receipt.payment:
-            self._blame(event, receipt.payment, f"the gateway made a second payment of the key {key[1]!r}")
+            self._blame(event, receipt.payment, f"the gateway made a second payment for the key {key[1]!r}")
         state = payment_gateway_pb2.PaymentState.Name(receipt.state)
         end = self._ends.get(receipt.payment)
         if end is not None and end != state:
@@ -225,31 +238,20 @@ class Watch:
             elif (
                 fact.txn in self._one_phase
                 and fact.reason == "BANK_UNREACHABLE"
-                and not self._inquired(fact.txn)
+                and fact.txn not in self._said_no
             ):
                 text = (
                     f"the coordinator aborted {fact.txn} without asking its only bank, which may have posted"
                 )
                 self._blame(event, fact.txn, text)
 
-    def _inquired(self, txn: str) -> bool:
-        return any(
-            isinstance(request, bank_pb2.InquireRequest) and any(_txn(one) == txn for one in request.txns)
-            for request in self._asked.values()
-        )
-
     def _fact(self, event: Event) -> None:
         fact = Fact.of(event)
-        if str(event.detail).startswith("refused a decision"):
-            payment = event.payments[0] if event.payments else ""
-            if str(event.detail).endswith("ALREADY_COMMITTED"):
-                return  # the answer to a late question, see above
-            self._blame(
-                event,
-                payment,
-                f"{event.node} {event.detail}: it contradicts what the bank knows",
-                harmless=True,
-            )
+        if event.facts is not None and event.facts["at"] == "refusal":
+            txn, refusal = event.facts["txn"], event.facts["refusal"]
+            if refusal != "ALREADY_COMMITTED":  # that is the answer to a late question, see above
+                text = f"{event.node} had to refuse a decision about {txn}: {refusal}"
+                self._blame(event, txn, text, harmless=True)
         elif is_gateway(event.node):
             self._gateway_fact(event, fact)
         elif event.node == "coordinator":
@@ -263,7 +265,7 @@ _RULES: dict[type, dict[Kind, Any]] = {
     bank_pb2.PrepareRequest: {Kind.SENT: Watch._prepare_sent, Kind.RECEIVED: Watch._prepare_received},
     bank_pb2.PrepareResponse: {Kind.ANSWERED: Watch._prepare_answered},
     bank_pb2.DecideRequest: {Kind.SENT: Watch._decide_sent, Kind.RECEIVED: Watch._decide_received},
-    bank_pb2.InquireRequest: {Kind.SENT: Watch._keep_request},
+    bank_pb2.InquireResponse: {Kind.ANSWERED: Watch._inquiry_answered},
     coordinator_pb2.GetDecisionRequest: {
         Kind.SENT: Watch._keep_request,
         Kind.RECEIVED: Watch._keep_request,
@@ -274,7 +276,7 @@ _RULES: dict[type, dict[Kind, Any]] = {
     },
     coordinator_pb2.CommitRequest: {Kind.SENT: Watch._keep_request},
     coordinator_pb2.CommitResponse: {Kind.RETURNED: Watch._commit_returned},
-    payment_gateway_pb2.PayRequest: {Kind.RECEIVED: Watch._keep_request},
+    payment_gateway_pb2.PayRequest: {Kind.SENT: Watch._keep_request},
     payment_gateway_pb2.Receipt: {Kind.ANSWERED: Watch._paid},
 }
 
