@@ -28,17 +28,31 @@ Run = Callable[[int], Locator]
 Open = Callable[..., list[str]]
 
 LAB = """
-import json, statistics, threading, time, paylab
+import grpc, json, statistics, threading, time, paylab
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 lab = paylab.Lab(banks=["alpine", "boreal"])
 alice = lab.client("alice", bank="alpine", balance="100000.00 EUR")
 bob = lab.client("bob", bank="boreal")
 alice.pay(bob, "0.01 EUR")
-crashed_at = []
+crashed, refused = [], []
 real_crash = lab.crash
 def crash(node):
     real_crash(node)
-    crashed_at.append(time.time())
+    crashed.append(time.time())
 lab.crash = crash
+def ask(node):
+    # From a thread, with a channel of its own, as a balancer would, until an RPC is refused.
+    papers = lab.world.credentials(lab.network.nodes["bank-lb"].identity)
+    papers = grpc.ssl_channel_credentials(papers.ca_pem, papers.key_pem, papers.certificate_pem)
+    name = [("grpc.ssl_target_name_override", node)]
+    channel = grpc.secure_channel(lab.world.address(node), papers, name)
+    check = health_pb2_grpc.HealthStub(channel).Check
+    try:
+        while True:
+            check(health_pb2.HealthCheckRequest(), timeout=10)
+            time.sleep(0.005)
+    except grpc.RpcError as error:
+        refused.extend([time.time(), error.code().name])
 def flow(rate, seconds):
     began, futures, took = time.monotonic(), [], []
     for n in range(int(rate * seconds)):
@@ -63,6 +77,7 @@ def tell(began, futures, took):
     ended_per_s, p50_ms = ok / (time.monotonic() - began), 1000 * statistics.median(took)
     print(json.dumps({"ended_per_s": round(ended_per_s, 1), "p50_ms": round(p50_ms, 1)}))
 """
+ASK = "threading.Thread(target=ask, args=('alpine-1',), daemon=True).start()"
 SHOW = "lab.panel()"
 
 
@@ -198,12 +213,13 @@ SITUATIONS = {
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_clicks(situation: str, page: Page, open_cells: Open, run_cell: Run) -> None:
-    """From the click to the end of the crash, in a fresh page and kernel each time."""
-    took_ms: list[float] = []
+    """From the click to the end of the crash and to a refused RPC, in a fresh page and kernel each time."""
+    took_ms: dict[str, list[float]] = {"crash() returned": [], "an RPC was refused": []}
+    answers = Counter[str]()
     for number in range(CLICKS):
         open_cells(
             f"clicks-{number}.ipynb",
-            [LAB, SHOW, SITUATIONS[situation], "print(json.dumps({'at': crashed_at[0]}))"],
+            [LAB + ASK, SHOW, SITUATIONS[situation], "print(json.dumps([*crashed, *refused]))"],
         )
         run_cell(0)
         run_cell(1)
@@ -220,10 +236,17 @@ def test_clicks(situation: str, page: Page, open_cells: Open, run_cell: Run) -> 
         if situation.startswith("during"):
             page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
             expect(page.locator(".jp-Cell").nth(2)).to_contain_text("KeyboardInterrupt", timeout=PATIENCE_MS)
-        took_ms.append(1000 * printed(run_cell(3))["at"] - clicked_ms)
+        output = run_cell(3)
+        expect(output).to_contain_text("]", timeout=PATIENCE_MS)
+        crashed, refused, answer = json.loads(output.inner_text())
+        for took, at in zip(took_ms.values(), (crashed, refused), strict=True):
+            took.append(1000 * at - clicked_ms)
+        answers[answer] += 1
         page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
-    shown = ", ".join(f"{took:.0f}" for took in sorted(took_ms))
-    print(f"\nclick {situation}: median {statistics.median(took_ms):.0f} ms of {len(took_ms)} ({shown})")
+    print(f"\nclick {situation}, answers of the crashed node {dict(answers)}")
+    for what, took in took_ms.items():
+        shown = ", ".join(f"{ms:.0f}" for ms in sorted(took))
+        print(f"  until {what}: median {statistics.median(took):.0f} ms of {len(took)} ({shown})")
 
 
 TIMELINE = """

@@ -280,12 +280,12 @@ def test_a_timeline_is_walked(page: Page, open_cells: Open, run_cell: Run, use_t
     expect(alpine).not_to_contain_text("held")
     page.keyboard.press("ArrowDown")
     expect(alpine).to_contain_text("held")
-    row = panel.get_attribute("data-row")
+    row = panel.get_attribute("data-row") or ""
     picture(page, panel, "timeline", use_theme)
     # The page tells Python where it stands a moment later.
     page.wait_for_timeout(500)
     expect(run_cell(1)).to_contain_text(f"{row} alpine-", timeout=PATIENCE_MS)
-    expect(panel).to_have_attribute("data-row", row or "")
+    expect(panel).to_have_attribute("data-row", row)
     assert page.evaluate(WALK) == []
     # The request that the coordinator sent, and the code that sent it.
     page.evaluate(
