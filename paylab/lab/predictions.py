@@ -35,6 +35,8 @@ class Prediction:
         import ipywidgets as widgets  # noqa: PLC0415 - comes with the notebook extra
         from IPython.core.display_functions import display  # noqa: PLC0415
 
+        from paylab.lab.panels.still import Still  # noqa: PLC0415 - it is a widget
+
         buttons = widgets.ToggleButtons(options=self.choices, value=None, layout={"width": "100%"})
         buttons.style.button_width = "auto"
 
@@ -42,7 +44,9 @@ class Prediction:
             self.guess = change["new"]
 
         buttons.observe(chosen, names="value")
+        answers = "".join(f"<li>{escape(choice)}</li>" for choice in self.choices)
         show: Any = display  # it has no types
+        show(Still(f"<p><b>Your guess:</b> {escape(self.question)}</p><ul>{answers}</ul>"))
         show(widgets.VBox([widgets.HTML(f"<b>Your guess:</b> {escape(self.question)}"), buttons]))
 
 

@@ -87,6 +87,30 @@ panel
 """,
     "print(panel.cursor, panel.events[panel.cursor].node)",
 ]
+# Steps much faster than the kernel hears of them; returns where the page was thrown back meanwhile.
+WALK = """async () => {
+  const panel = document.querySelector('.paylab-timeline'), back = [];
+  for (let step = 0; step < 300; step += 1) {
+    panel.paylab.go(step % panel.paylab.rows.shown.length);
+    const row = panel.dataset.row;
+    await new Promise(done => setTimeout(done, 5));
+    if (panel.dataset.row !== row) back.push([row, panel.dataset.row]);
+  }
+  return back;
+}"""
+LONG_TIMELINE = [
+    """
+import paylab
+lab = paylab.Lab(world="simulated", seed=7)
+alice = lab.client("alice", bank="alpine", balance="100.00 EUR")
+bob = lab.client("bob", bank="boreal")
+while len(lab.history) < 3_000:
+    alice.pay(bob, "0.01 EUR")
+panel = lab.timeline_panel()
+panel
+""",
+    "print(panel.cursor, panel.events[panel.cursor].node, panel.columns['at_ms'][panel.cursor])",
+]
 
 Run = Callable[[int], Locator]
 Open = Callable[..., list[str]]
@@ -248,7 +272,7 @@ def test_a_timeline_is_walked(page: Page, open_cells: Open, run_cell: Run, use_t
     while "held" not in alpine.inner_text():
         row = panel.get_attribute("data-row") or ""
         page.keyboard.press("ArrowDown")
-        expect(panel).not_to_have_attribute("data-row", row)  # it says so last
+        expect(panel).not_to_have_attribute("data-row", row)
         steps += 1
         assert steps < 60
     expect(alpine).to_contain_text("100.00 EUR, 12.50 EUR held")
@@ -256,12 +280,13 @@ def test_a_timeline_is_walked(page: Page, open_cells: Open, run_cell: Run, use_t
     expect(alpine).not_to_contain_text("held")
     page.keyboard.press("ArrowDown")
     expect(alpine).to_contain_text("held")
+    row = panel.get_attribute("data-row") or ""
     picture(page, panel, "timeline", use_theme)
     # The page tells Python where it stands a moment later.
     page.wait_for_timeout(500)
-    output = run_cell(1)
-    expect(output).to_contain_text("alpine-", timeout=PATIENCE_MS)
-    assert output.inner_text().split()[0] == panel.get_attribute("data-row")
+    expect(run_cell(1)).to_contain_text(f"{row} alpine-", timeout=PATIENCE_MS)
+    expect(panel).to_have_attribute("data-row", row)
+    assert page.evaluate(WALK) == []
     # The request that the coordinator sent, and the code that sent it.
     page.evaluate(
         """() => {
@@ -281,6 +306,42 @@ def test_a_timeline_is_walked(page: Page, open_cells: Open, run_cell: Run, use_t
     panel.get_by_role("button", name="Play (space)").click()
     expect(panel.locator(".where")).to_have_text(re.compile(r"event (\d+) of \1$"), timeout=PATIENCE_MS)
     assert complaints == []
+
+
+@pytest.mark.browser
+def test_the_last_event_of_a_long_timeline(page: Page, open_cells: Open, run_cell: Run) -> None:
+    """End goes to it, Python knows it, and under the pointer it says what it is."""
+    complaints = open_cells("long-timeline.ipynb", LONG_TIMELINE)
+    run_cell(0)
+    panel = page.locator(".paylab-timeline")
+    hover_last(page)
+    page.wait_for_timeout(500)
+    output = run_cell(1)
+    expect(output).to_contain_text(f"{panel.get_attribute('data-row')} ", timeout=PATIENCE_MS)
+    _, node, at_ms = output.inner_text().split()
+    hover_last(page)
+    expect(panel.locator(".tip")).to_contain_text(f"{float(at_ms):.1f} ms {node} ")
+    assert complaints == []
+
+
+def hover_last(page: Page) -> None:
+    """Go to a timeline's last event and point at it, until its text is there."""
+    panel = page.locator(".paylab-timeline")
+    view = panel.locator(".view")
+    view.focus(timeout=PATIENCE_MS)
+    page.keyboard.press("Home")
+    page.keyboard.press("End")
+    expect(panel.locator(".where")).to_have_text(re.compile(r"event ([\d,]+) of \1$"))
+    view.scroll_into_view_if_needed()
+    box: Any = view.bounding_box()
+    x, y = page.evaluate(
+        """() => {
+          const {rows, point} = document.querySelector('.paylab-timeline').paylab;
+          return point(rows.shown.length - 1);
+        }"""
+    )
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    expect(panel.locator(".tip")).to_be_visible(timeout=PATIENCE_MS)
 
 
 @pytest.mark.browser

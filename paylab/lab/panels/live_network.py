@@ -20,8 +20,8 @@ Edge = tuple[str, str]
 
 # A rate counts what happened in this time.
 RATE_WINDOW_S = 1.0
-# The list shows the latest payments.
-PAYMENTS_SHOWN = 40
+# The list shows the latest payments; the page has as many rows.
+PAYMENTS_SHOWN = 18
 PAY = "/paylab.v1.PaymentGateway/Pay"
 
 

@@ -1,5 +1,5 @@
 // The view of NetworkPanel: an SVG of nodes and edges, a canvas over it for what travels, menus, a list.
-import { h, s, write, begin, Frames, Ears } from "./panel.js";
+import { h, s, write, put, begin, Frames, Ears } from "./panel.js";
 
 // A payment should take about so long on screen; the factors to choose from.
 const SHOWN_MS = 4500;
@@ -15,7 +15,9 @@ const WAITING_MAX = 3;
 const WAITS_SHOWN_MS = 8000;
 const POINTS = 64;
 const ROWS = 18;
-const LIST_MS = 250;
+const LIST_MS = 500;
+const PALETTE_MS = 400;
+const NUMBER = new Intl.NumberFormat("en");
 
 const OUTCOMES = {
   COMMITTED: { colour: "--green", shape: "circle", word: "committed" },
@@ -92,6 +94,11 @@ class Stage {
     this.chosen = 0;
     this.tracks = new Map();
     this.centres = new Map();
+    this.palette = {};
+    this.coloursDue = 0;
+    this.size = [0, 0];
+    this.sized = new ResizeObserver(([{ contentRect }]) => (this.size = [contentRect.width, contentRect.height]));
+    this.sized.observe(canvas);
     this.onFactor = () => {};
   }
 
@@ -112,9 +119,11 @@ class Stage {
     for (const [name, { box }] of Object.entries(plan.nodes)) this.centres.set(name, box);
   }
 
-  colours() {
+  /** The theme's colours, asked for now and then, since to ask has the page compute its styles. */
+  colours(now) {
+    if (now < this.coloursDue) return;
+    this.coloursDue = now + PALETTE_MS;
     const style = getComputedStyle(this.root);
-    this.palette = {};
     for (const name of ["--green", "--vermilion", "--purple", "--blue", "--ink", "--paper"])
       this.palette[name] = style.getPropertyValue(name).trim();
   }
@@ -157,11 +166,10 @@ class Stage {
 
   /** Draw one moment; false when nothing is left that moves. */
   draw(now) {
-    this.colours();
+    this.colours(now);
     const { context, canvas } = this;
     const ratio = window.devicePixelRatio || 1;
-    const box = canvas.getBoundingClientRect();
-    const [width, height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
+    const [width, height] = this.size.map((side) => Math.round(side * ratio));
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, width, height);
@@ -560,9 +568,9 @@ function render({ model, el }) {
     for (const [name, { group, title, line, pill, about }] of nodes) {
       const [state, busy, rate, got, slow] = model.get("nodes")[name] ?? ["up", 0, 0, 0, 1];
       if (group.dataset.state && group.dataset.state !== state) changed();
-      group.dataset.state = state;
-      group.setAttribute("aria-label", `${name}, ${about.what}, ${state}`);
-      pill.setAttribute("class", busy ? "pill busy" : "pill");
+      put(group, "data-state", state);
+      put(group, "aria-label", `${name}, ${about.what}, ${state}`);
+      put(pill, "class", busy ? "pill busy" : "pill");
       write(pill.lastChild, busy > 99 ? "99+" : String(busy));
       const word = about.client ? "" : state !== "up" ? state : slow !== 1 ? `slow ×${slow}` : rate ? `${rate}/s` : "";
       write(line, word);
@@ -575,10 +583,11 @@ function render({ model, el }) {
   function showEdges() {
     for (const [key, edge] of edges) {
       const [calls, rate, troubles] = model.get("edges")[key] ?? [0, 0, {}];
-      edge.line.style.strokeWidth = `${(calls ? 1.1 : 0.8) + 1.5 * Math.log10(1 + rate)}px`;
+      // In steps, so that what hardly changes is not drawn again.
+      put(edge.line, "stroke-width", `${(calls ? 1.1 : 0.8) + Math.round(6 * Math.log10(1 + rate)) / 4}`);
       const names = Object.keys(troubles);
-      edge.group.setAttribute("class", `edge${calls ? "" : " unused"}${rate ? " live" : ""}${names.map((n) => ` ${n}`).join("")}`);
-      if (edge.text) write(edge.text, calls ? calls.toLocaleString("en") : "");
+      put(edge.group, "class", `edge${calls ? "" : " unused"}${rate ? " live" : ""}${names.map((n) => ` ${n}`).join("")}`);
+      if (edge.text) write(edge.text, calls ? NUMBER.format(calls) : "");
       const said = JSON.stringify(troubles);
       if (edge.said !== said) {
         if (edge.said) changed();
@@ -588,7 +597,7 @@ function render({ model, el }) {
       const [a, b] = key.split(" ");
       const wrong = names.length ? `, ${names.map((name) => SAID[name](troubles[name])).join(", ")}` : "";
       write(edge.title, `${a} → ${b}: ${calls} calls, ${rate} in the last second${wrong}`);
-      edge.group.setAttribute("aria-label", `link from ${a} to ${b}, ${calls} calls${wrong}`);
+      put(edge.group, "aria-label", `link from ${a} to ${b}, ${calls} calls${wrong}`);
     }
   }
 
@@ -605,7 +614,7 @@ function render({ model, el }) {
 
   // Figures, banner, list --------------------------------------------------------------------------
   function showTotals() {
-    for (const [name, element] of Object.entries(figures)) write(element, (model.get("totals")[name] ?? 0).toLocaleString("en"));
+    for (const [name, element] of Object.entries(figures)) write(element, NUMBER.format(model.get("totals")[name] ?? 0));
   }
 
   function showVerdict() {
@@ -614,7 +623,7 @@ function render({ model, el }) {
     banner.dataset.ok = String(ok);
     write(verdict, ok === false ? "✘ An invariant is broken" : "✔ Every invariant holds");
     const books = { read: "ledgers read", stale: "ledgers to be read when it rests", "not read yet": "ledgers not read yet" }[ledgers];
-    write(evidence, `${invariants} checked over ${facts.toLocaleString("en")} recorded facts, ${books}`);
+    write(evidence, `${invariants} checked over ${NUMBER.format(facts)} recorded facts, ${books}`);
     if (lines.join() !== banner.said) {
       banner.said = lines.join();
       found.replaceChildren(...lines.map((line) => h("li", {}, line)));
@@ -649,10 +658,10 @@ function render({ model, el }) {
       if (row.item.hidden) return;
       const [payment, payer, payee, amount, state, reason, took, attempt] = latest[i];
       const { colour, shape, word } = outcome(state);
-      row.button.dataset.payment = payment;
-      row.button.dataset.state = state;
-      row.button.title = `${payment}\n${payer} pays ${amount} to ${payee}: ${state} ${reason}${attempt > 1 ? `, attempt ${attempt}` : ""}`;
-      row.sign.style.color = `var(${colour})`;
+      put(row.button, "data-payment", payment);
+      put(row.button, "data-state", state);
+      put(row.button, "title", `${payment}\n${payer} pays ${amount} to ${payee}: ${state} ${reason}${attempt > 1 ? `, attempt ${attempt}` : ""}`);
+      put(row.sign, "style", `color:var(${colour})`);
       write(row.sign, SHAPES[shape]);
       write(row.who, `${payer.split("/").pop()} → ${payee.split("/").pop()}`);
       write(row.amount, amount);
@@ -703,6 +712,7 @@ function render({ model, el }) {
   return () => {
     ears.stop();
     frames.stop();
+    player.sized.disconnect();
     menu.stop();
     clearTimeout(listDue);
     show();

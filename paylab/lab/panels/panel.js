@@ -1,6 +1,9 @@
 // What the views of all panels share. Each panel's own file is joined behind this one.
 
-const FRAME_MS = 1000 / 30;
+// About thirty frames a second: just above, so that a late one is made up for.
+const FRAME_MS = 31;
+// The next frame is asked for so long before it is due, as the screen has its own beat.
+const AHEAD_MS = 12;
 // A theme's style sheet comes a moment after its name.
 const THEME_MS = 400;
 
@@ -35,6 +38,11 @@ export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** The same for an attribute. */
+export function put(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
 /** Prepare a panel's element and hide its still picture while it lives; returns what undoes that. */
 export function begin(model, el, name) {
   el.classList.add("paylab-panel", name);
@@ -49,7 +57,7 @@ export function begin(model, el, name) {
 }
 
 /**
- * Calls draw(now) at most thirty times a second, until it returns false, and only while the element is on
+ * Calls draw(now) about thirty times a second, until it returns false, and only while the element is on
  * screen in a page that is shown. `wake()` starts it again. `drawn` counts, for whoever measures.
  */
 export class Frames {
@@ -57,8 +65,8 @@ export class Frames {
     this.draw = draw;
     this.drawn = 0;
     this.onScreen = true;
-    this.asked = 0;
-    this.last = 0;
+    this.asked = false;
+    this.due = 0;
     this.onWake = () => {};
     this.observer = new IntersectionObserver((entries) => {
       this.onScreen = entries[entries.length - 1].isIntersecting;
@@ -80,22 +88,26 @@ export class Frames {
   }
 
   wake() {
-    if (!this.asked && this.visible) this.asked = requestAnimationFrame((now) => this.frame(now));
+    if (this.asked || !this.visible) return;
+    this.asked = true;
+    const ask = () => (this.request = requestAnimationFrame((now) => this.frame(now)));
+    const early = this.due - AHEAD_MS - performance.now();
+    if (early > 0) this.timer = setTimeout(ask, early);
+    else ask();
   }
 
   frame(now) {
-    this.asked = 0;
+    this.asked = false;
     if (!this.visible) return;
-    // A screen of 60 Hz is drawn every second time, never two times out of three.
-    if (now - this.last < FRAME_MS - 6) return this.wake();
-    this.last = now;
+    this.due = Math.max(this.due + FRAME_MS, now);
     this.drawn += 1;
     if (this.draw(now) !== false) this.wake();
   }
 
   stop() {
-    cancelAnimationFrame(this.asked);
-    this.asked = 0;
+    clearTimeout(this.timer);
+    cancelAnimationFrame(this.request);
+    this.asked = true;
     this.observer.disconnect();
     this.themes.disconnect();
     document.removeEventListener("visibilitychange", this.shown);

@@ -1,4 +1,4 @@
-"""What every panel shares: batches of events at 20 Hz, actions from the page, a picture for when it is dead.
+"""What every panel shares: batches of events at 5 Hz, actions from the page, a picture for when it is dead.
 
 A subclass names its JS and CSS, takes events in, writes traits, and draws itself once as a still picture:
 
@@ -40,9 +40,12 @@ if TYPE_CHECKING:
     from paylab.lab.lab import Lab
 
 HERE = Path(__file__).parent
-# The page gets one message in this time: more than twenty a second nobody sees, a thousand are dropped.
-BATCH_S = 0.05
+# After a pause the page is told this soon; while more keeps coming it gets a message in the longer time.
+# Figures that change faster cannot be read, and each message costs the page a drawing.
+SOON_S, BATCH_S = 0.05, 0.2
 STILL_WIDTH_PX = 860
+# A cell's end waits at most so long for the last batch, so that a loop that stands still does not stop it.
+CATCH_UP_S = 1.0
 # A timer may fire so much early.
 EARLY_S = 0.002
 
@@ -166,6 +169,7 @@ class Panel(StillPanel):
         self.lab = lab
         self._pending: list[Event] = []
         self._due_at = math.inf
+        self._told_at = -math.inf
         lab.at_close(self.finish)
         lab.world.call(self._begin())
 
@@ -189,9 +193,10 @@ class Panel(StillPanel):
 
     def _heard(self, event: Event) -> None:
         self._pending.append(event)
-        self.wake()
+        if len(self._pending) == 1:
+            self.wake(max(SOON_S, self._told_at + BATCH_S - time.monotonic()))
 
-    def wake(self, delay_s: float = BATCH_S) -> None:
+    def wake(self, delay_s: float = SOON_S) -> None:
         """Have `tell` called within `delay_s`, though nothing was heard; from any thread."""
         due_at = time.monotonic() + delay_s
         if due_at < self._due_at and not self.ended:
@@ -202,12 +207,29 @@ class Panel(StillPanel):
     def _beat(self) -> None:
         if time.monotonic() < self._due_at - EARLY_S or self.ended:
             return  # this one was overtaken by another
-        self._due_at = math.inf
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        self._due_at, self._told_at = math.inf, time.monotonic()
         events, self._pending = self._pending, []
         self.take(events)
         with self._writing, self.hold_sync():
             self.tell()
         self._stale = True
+
+    def refresh_if_stale(self) -> None:
+        """The same, with what happened up to now."""
+        caught_up = threading.Event()
+
+        def catch_up() -> None:
+            self._catch_up()
+            caught_up.set()
+
+        if self._pending and not self.ended:
+            with contextlib.suppress(LabError):  # the lab was closed meanwhile
+                self.lab.world.later(0.0, catch_up)
+                caught_up.wait(CATCH_UP_S)
+        super().refresh_if_stale()
 
     def _asked(self, widget: Any, content: Any, buffers: Any) -> None:
         if not self.ended:

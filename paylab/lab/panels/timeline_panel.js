@@ -493,7 +493,7 @@ function render({ model, el }) {
   }
 
   const frames = new Frames(frame, draw);
-  el.paylab = { frames, rows, go };
+  el.paylab = { frames, rows, go, point: (place) => [x(table.node[rows.shown[place]]), y(place)] };
 
   // The hand ---------------------------------------------------------------------------------------
   /** The event under a point: a row's mark, or else the arrow that passes. */

@@ -46,7 +46,8 @@ class TimelinePanel(StillPanel):
 
     # As text, since ipywidgets looks for buffers in every list of lists.
     table = traitlets.Unicode().tag(sync=True)
-    cursor = traitlets.Int().tag(sync=True)
+    # The page is not told what it has said itself: it has gone on meanwhile and would be thrown back.
+    cursor = traitlets.Int().tag(sync=True, echo_update=False)
 
     def __init__(
         self,
