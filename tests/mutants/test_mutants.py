@@ -24,7 +24,7 @@ SEEDS_MAX = 500
 PAYMENTS = 12
 LOOK_FURTHER = 60
 # Those that are also made small in every test run; `PAYLAB_ALL=1` does it for all.
-MINIMISED = ["vote-without-hold", "replay-differs"]
+MINIMISED = ["replay-differs"]
 
 TXN, BANK, MONEY = r"P\d/\d", r"(alpine|boreal)-\d", r"\d+\.\d\d EUR"
 FORGOT = f"the coordinator answered ABORTED about {TXN}: it forgot that it had committed"
