@@ -69,7 +69,7 @@ class Campaign:
             f"{counted}, {self.declined:,} declined, {self.queued:,} queued, {self.in_doubt:,} in doubt",
             f"{self.events:,} events in {self.virtual_s:,.0f} virtual seconds, {self.wall_s:,.1f} s of ours",
         ]
-        lines += [f"BROKEN  {name} in {count} runs" for name, count in self.broken.items()]
+        lines += [f"BROKEN  {name} in {count} run{'s' * (count > 1)}" for name, count in self.broken.items()]
         if self.failing:
             lines.append(f"the first failing seed is {self.failing[0].seed}: {self.failing[0].violations[0]}")
         else:

@@ -21,6 +21,7 @@ from paylab.lab.campaigns.orders import Order
 from paylab.lab.campaigns.seed_runs import SeedResult
 from paylab.lab.checking.history import TAIL_EVENTS
 from paylab.lab.faults import Fault, Timed
+from paylab.lab.faulty_world import CommitPoint
 from paylab.nodes.events import Event
 
 if TYPE_CHECKING:
@@ -255,13 +256,14 @@ def _dearer(case: Case) -> Iterator[Case]:
 
 
 def _moved(case: Case) -> Iterator[Case]:
-    """Without a fault, which may only have held a payment up, while one comes earlier or later."""
+    """Without a fault or payment, which may only have held another payment up that comes at another time."""
     keys = orders.keys_of(case.orders)
-    for dropped, key, shift_s in itertools.product(case.schedule, keys, SHIFTS_S):
-        if len(case.schedule) <= STAND_INS_MAX and len(keys) <= STAND_INS_MAX:
+    for dropped, key, shift_s in itertools.product((*case.schedule, *keys), keys, SHIFTS_S):
+        if dropped != key and max(len(case.schedule), len(keys)) <= STAND_INS_MAX:
             moved = [
                 replace(order, at_s=max(0.0, round(order.at_s + shift_s, 3))) if order.key == key else order
                 for order in case.orders
+                if order.key != dropped
             ]
             left = tuple(timed for timed in case.schedule if timed is not dropped)
             yield replace(case, schedule=left, orders=tuple(moved))
@@ -269,17 +271,23 @@ def _moved(case: Case) -> Iterator[Case]:
 
 def _schedules(schedule: tuple[Timed, ...]) -> list[tuple[Timed, ...]]:
     """The schedule, and others for fewer payments: a node comes to its third commit later then, or never."""
-    return list(dict.fromkeys([schedule, *(_dying_at(schedule, nth) for nth in (1, 2, 3))]))
+    others = [_dying_at(schedule, "", nth) for nth in (1, 2, 3)]
+    return list(dict.fromkeys([schedule, *others, _dying_at(schedule, CommitPoint.BEFORE.value, 1)]))
 
 
-def _dying_at(schedule: Sequence[Timed], nth: int) -> tuple[Timed, ...]:
-    """The schedule with every death at a commit moved to the nth one."""
+def _dying_at(schedule: Sequence[Timed], point: str, nth: int) -> tuple[Timed, ...]:
+    """The schedule with every death at a commit moved to the nth one, and to that point if one is given."""
     return tuple(
-        Timed(timed.at_s, Fault(timed.fault.kind, (*timed.fault.arguments[:2], nth)), timed.period_s)
+        replace(timed, fault=_death(timed.fault, point, nth))
         if timed.fault.kind == "crash_at_commit"
         else timed
         for timed in schedule
     )
+
+
+def _death(fault: Fault, point: str, nth: int) -> Fault:
+    node, was, _ = fault.arguments
+    return Fault(fault.kind, (node, point or was, nth))
 
 
 def fewest(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:
