@@ -53,6 +53,7 @@ class Watch:
         self._asked: dict[str, Any] = {}  # call -> request
         self._late: set[str] = set()  # calls of Prepares that came after an abort
         self._one_phase: set[str] = set()
+        self._inquired: set[str] = set()
         self._yes: defaultdict[str, set[str]] = defaultdict(set)
         self._banks: defaultdict[str, set[str]] = defaultdict(set)
         self._committed_at: defaultdict[str, set[str]] = defaultdict(set)
@@ -127,6 +128,9 @@ class Watch:
         for message, outcome in zip(request.txns if request else (), response.outcomes, strict=False):
             if outcome in (ABORTED, COMMITTED):
                 self._told[_bank(event.node), _txn(message)].add(outcome == COMMITTED)
+
+    def _inquiry_sent(self, _event: Event, request: bank_pb2.InquireRequest) -> None:
+        self._inquired.update(map(_txn, request.txns))
 
     def _keep_request(self, event: Event, request: Any) -> None:
         self._asked.setdefault(event.call, request)
@@ -230,18 +234,12 @@ class Watch:
             elif (
                 fact.txn in self._one_phase
                 and fact.reason == "BANK_UNREACHABLE"
-                and not self._inquired(fact.txn)
+                and fact.txn not in self._inquired
             ):
                 text = (
                     f"the coordinator aborted {fact.txn} without asking its only bank, which may have posted"
                 )
                 self._blame(event, fact.txn, text)
-
-    def _inquired(self, txn: str) -> bool:
-        return any(
-            isinstance(request, bank_pb2.InquireRequest) and any(_txn(one) == txn for one in request.txns)
-            for request in self._asked.values()
-        )
 
     def _fact(self, event: Event) -> None:
         fact = Fact.of(event)
@@ -268,7 +266,7 @@ _RULES: dict[type, dict[Kind, Any]] = {
     bank_pb2.PrepareRequest: {Kind.SENT: Watch._prepare_sent, Kind.RECEIVED: Watch._prepare_received},
     bank_pb2.PrepareResponse: {Kind.ANSWERED: Watch._prepare_answered},
     bank_pb2.DecideRequest: {Kind.SENT: Watch._decide_sent, Kind.RECEIVED: Watch._decide_received},
-    bank_pb2.InquireRequest: {Kind.SENT: Watch._keep_request},
+    bank_pb2.InquireRequest: {Kind.SENT: Watch._inquiry_sent},
     coordinator_pb2.GetDecisionRequest: {
         Kind.SENT: Watch._keep_request,
         Kind.RECEIVED: Watch._keep_request,
