@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from paylab.core.health import Limits
 from paylab.errors import LabError, Overloaded
 from paylab.nodes import wire
 from paylab.nodes.bank_server import BankServer
+from paylab.nodes.events import Event, Kind
 from paylab.nodes.interceptors import ACCOUNT_KEY, BANK_KEY
 from paylab.nodes.load_balancer import LoadBalancer
 from paylab.nodes.passwords import PasswordCost
@@ -123,6 +125,28 @@ def test_a_crash_is_seen_by_the_health_check(lab: Lab, eventually: Eventually) -
     assert info.lease_left_s > 0
     lab.restart("alpine-1")
     eventually(lambda: lab.servers()["alpine-1"].eligible)
+
+
+def test_a_renewal_that_gets_lost_does_not_end_a_lease() -> None:
+    """Leases are renewed at half of their time; a lost renewal is missed in time to register anew."""
+    lease_s = 16.0
+    with Lab(name="renewals", world="simulated", lease_s=lease_s) as lab:
+        reports: list[Event] = []
+        lab.history.listen(lambda event: reports.append(event) if event.node == "alpine-1" else None)
+        lab.advance(2 * lease_s)
+        renewed = [event.at_s for event in reports if event.kind is Kind.RETURNED]
+        gaps_s = [later - earlier for earlier, later in pairwise(renewed)]
+        assert gaps_s == pytest.approx([lease_s / 2] * len(gaps_s), abs=0.1)
+        lab.advance(renewed[-1] + lease_s / 2 - 0.1 - lab.world.now())
+        lab.partition("alpine-1", "bank-lb")
+        lab.advance(1.0)
+        lab.heal()
+        left_s = []
+        for _ in range(round(lease_s)):
+            left_s.append(lab.servers()["alpine-1"].lease_left_s)
+            lab.advance(1.0)
+        assert any(event.kind is Kind.FAILED for event in reports)
+        assert 0 < min(left_s) < lease_s / 4
 
 
 def test_a_hung_server_is_out_within_its_lease_and_its_calls_go_elsewhere(lab: Lab) -> None:

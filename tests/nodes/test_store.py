@@ -84,6 +84,27 @@ def test_one_failing_transaction_does_not_hurt_the_others() -> None:
     asyncio.run(run())
 
 
+def test_a_listener_that_fails_hurts_nobody_but_who_brought_it() -> None:
+    """The others of its batch are told and get their results, and the database goes on."""
+
+    async def run() -> None:
+        store = store_on(Database(sqlite_engine(None)))
+        await store.create_tables(TABLES)
+        heard: list[int] = []
+
+        def deaf(_: int) -> None:
+            raise ValueError("deaf")
+
+        told = [heard.append, deaf, heard.append]
+        work = [store.run(note(n), told=listener) for n, listener in enumerate(told)]
+        results = await asyncio.gather(*work, return_exceptions=True)
+        assert [repr(result) for result in results] == ["0", "ValueError('deaf')", "2"]
+        assert heard == [0, 2]
+        assert await ids(store) == [0, 1, 2]
+
+    asyncio.run(run())
+
+
 def test_a_transaction_that_fails_halfway_leaves_nothing() -> None:
     """All or nothing, alone or in a batch."""
 

@@ -47,6 +47,8 @@ class Watch:
         self.found: list[Misstep] = []
         self._forced: set[tuple[str, str]] = set()  # (bank or coordinator, "PREPARED p/1")
         self._told: defaultdict[tuple[str, str], set[bool]] = defaultdict(set)  # (bank, txn) -> decisions
+        # (bank, payment) -> the latest attempt that the bank was asked to prepare
+        self._latest: defaultdict[tuple[str, str], int] = defaultdict(lambda: 1)
         self._aborted_at: set[tuple[str, str]] = set()
         self._asked: dict[str, Any] = {}  # call -> request
         self._late: set[tuple[str, str]] = set()  # (call, txn) of Prepares that came after an abort
@@ -133,11 +135,14 @@ class Watch:
     # Banks --------------------------------------------------------------------------------------
 
     def _prepare_received(self, event: Event, request: bank_pb2.PrepareRequest) -> None:
+        bank = _bank(event.node)
         for item in request.items:  # a later attempt says that the earlier ones are aborted
-            if (_bank(event.node), _txn(item.txn)) in self._aborted_at:
+            if (bank, _txn(item.txn)) in self._aborted_at:
                 self._late.add((event.call, _txn(item.txn)))
-            for attempt in range(1, item.txn.attempt):
-                self._told[_bank(event.node), f"{item.txn.payment}/{attempt}"].add(False)  # noqa: FBT003 - a set of both
+            latest, now = self._latest[bank, item.txn.payment], item.txn.attempt
+            for attempt in range(latest, now):
+                self._told[bank, f"{item.txn.payment}/{attempt}"].add(False)  # noqa: FBT003 - a set of both
+            self._latest[bank, item.txn.payment] = max(latest, now)
         self._asked[event.call] = request
 
     def _prepare_answered(self, event: Event, response: bank_pb2.PrepareResponse) -> None:

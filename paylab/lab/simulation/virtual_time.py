@@ -143,8 +143,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.idle()
 
     def _daemons_alone(self, argument: Any) -> bool:
-        pending = [argument, *(event[3] for event in self._events)]
-        return all(_is_daemons(item) for item in pending)
+        return _is_daemons(argument) and all(_is_daemons(event[3]) for event in self._events)
 
     def _set_aside(self, handle: Handle) -> bool:
         owner: Owner | None = handle._context.get(OWNER)  # type: ignore[attr-defined] # no stub
