@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 from playwright.sync_api import Locator, Page
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-CHAPTERS = os.environ.get("PAYLAB_CHAPTERS", "00 01 07").split()
+CHAPTERS = os.environ.get("PAYLAB_CHAPTERS", "00 01 04").split()
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # Less than a line of text is nothing.
 HIGH_PX = 10
