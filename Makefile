@@ -46,9 +46,7 @@ test: $(READY) ## Run every test, then every notebook
 	@echo "Running the tests on every core ..."
 	@$(BIN)/python -m pytest -n auto --dist worksteal --ignore=tests/browser tests
 	@echo "Running the browser tests, which want the machine for themselves ..."
-	@$(BIN)/python -m pytest tests/browser || { \
-	  echo "Once more those that failed, as a page on a busy machine may be late ..."; \
-	  $(BIN)/python -m pytest --last-failed tests/browser; }
+	@$(BIN)/python -m pytest tests/browser
 	@echo "Running the notebooks ..."
 	@$(BIN)/python -m pytest -n auto --dist worksteal --nbmake --nbmake-timeout=60 notebooks
 
@@ -74,8 +72,9 @@ screenshots: $(READY) ## Photograph the panels in a browser, light and dark, int
 	@echo "Wrote the pictures of the panels into notebooks/images."
 
 .PHONY: measure
-measure: $(READY) ## Measure the panels in a browser: frames, heap, clicks (PAYLAB_LOAD_S=60 PAYLAB_CLICKS=20)
-	@$(BIN)/python -m pytest -s -q tests/browser/measure_panels.py
+measure: $(READY) ## Measure the panels in a browser: cost, frames, heap, clicks (PAYLAB_LOAD_S=360 PAYLAB_CLICKS=20)
+	@PAYLAB_CHAPTERS="$$(ls notebooks | grep -o '^0[0-9]')" $(BIN)/python -m pytest -s -q tests/browser/test_exported.py \
+	  tests/browser/measure_panels.py
 
 .PHONY: protos
 protos: .venv-protos/.ready ## Write paylab/pb anew from protos

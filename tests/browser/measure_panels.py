@@ -236,6 +236,9 @@ def test_clicks(situation: str, page: Page, open_cells: Open, run_cell: Run) -> 
         if situation.startswith("during"):
             page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
             expect(page.locator(".jp-Cell").nth(2)).to_contain_text("KeyboardInterrupt", timeout=PATIENCE_MS)
+            # What comes too soon after an error the kernel drops.
+            page.wait_for_selector("text=/\\| Idle/")
+            page.wait_for_timeout(500)
         output = run_cell(3)
         expect(output).to_contain_text("]", timeout=PATIENCE_MS)
         crashed, refused, answer = json.loads(output.inner_text())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
@@ -17,6 +17,9 @@ def run_all(page: Page) -> None:
     """Run every cell, and wait for the last."""
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     page.wait_for_selector("text=came true", timeout=180_000)
+    # What is there for pages without a kernel is hidden in this one.
+    assert page.locator("[data-paylab]").count() > 0
+    expect(page.locator("[data-paylab]:visible")).to_have_count(0)
 
 
 @pytest.mark.browser
@@ -33,7 +36,7 @@ def test_each_trouble_shows_its_outcome(page: Page, open_notebook: Open) -> None
     }
     for trouble, outcome in outcomes.items():
         page.get_by_role("button", name=trouble).click()
-        page.locator(".jp-OutputArea pre", has_text=re.compile(outcome)).wait_for(timeout=60_000)
+        page.locator(".jp-OutputArea pre:visible", has_text=re.compile(outcome)).wait_for(timeout=60_000)
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"calls-{trouble.replace(' ', '-')}.png")
     assert complaints == []
@@ -47,7 +50,7 @@ def test_an_outage_is_painted(page: Page, open_notebook: Open) -> None:
     run_all(page)
     assert page.locator(STDERR).count() == 0
     slot = page.get_by_role("button", name="160", exact=True)
-    picture = page.locator(".jp-Cell", has=slot).locator("img")
+    picture = page.locator(".jp-Cell", has=slot).locator("img:visible")
     picture.wait_for(timeout=60_000)
     before = picture.get_attribute("src")
     slot.click()

@@ -16,6 +16,7 @@ from paylab.lab.panels import panel as panel_module
 from paylab.lab.panels.instants import Change
 from paylab.lab.panels.network_panel import NetworkPanel
 from paylab.lab.panels.panel import Panel, script
+from paylab.lab.panels.still import still
 from paylab.lab.panels.timeline_panel import TimelinePanel
 from paylab.lab.planted_bugs import planted
 from paylab.nodes.events import Event, Kind
@@ -279,6 +280,25 @@ def test_a_module_is_whole() -> None:
         module = script("panel.js", name)
         assert not re.search(r"^\s*import\b", module, re.MULTILINE)
         assert module.count("export default") == 1
+
+
+def test_a_control_leaves_what_it_shows() -> None:
+    """What it prints and what it returns is in the picture, escaped where it is text."""
+
+    def control(name: str) -> Shown:
+        print(f"<{name}>")  # noqa: T201 - a control prints
+        return Shown(name)
+
+    html = still(control, "two")._still_html()
+    assert re.fullmatch(r'<div data-paylab="\w+"><pre>&lt;two&gt;\n</pre><pre>Shown two</pre></div>', html)
+
+
+class Shown:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Shown {self.name}"
 
 
 # The timeline -------------------------------------------------------------------------------------------
