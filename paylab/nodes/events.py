@@ -23,6 +23,9 @@ class Kind(StrEnum):
     CRASHED = "crashed"
     RESTARTED = "restarted"
 
+    # An enumeration's own is Python code, and every event is looked up by its kind.
+    __hash__ = str.__hash__
+
 
 class Event(NamedTuple):
     """One thing that happened at one node; a tuple, because nothing else is made so often."""

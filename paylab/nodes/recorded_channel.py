@@ -4,7 +4,7 @@ It wraps a channel and is no interceptor, which in grpc.aio costs a task and a c
 """
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,27 +70,44 @@ class Method:
         if deadline is not None:
             timeout_s = max(0.0, min(timeout_s, deadline - asyncio.get_running_loop().time()))
         stamped = (*(metadata or ()), (LAMPORT_KEY, str(recorder.lamport)), (CALL_KEY, about["call"]))
-        call = self._method(request, timeout=timeout_s, metadata=stamped, **options)
+        call = self._method(request, timeout=timeout_s, metadata=Pairs(stamped), **options)
         return self._call(call, recorder, about)
+
+
+class Pairs(grpc.aio.Metadata):
+    """Metadata that is read through once, for which grpc's own sorts it into lists and out of them again."""
+
+    def __init__(self, pairs: tuple[tuple[str, str | bytes], ...]) -> None:
+        """The pairs are kept as they are."""
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        """One after the other."""
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._pairs)
 
 
 class RecordedCall:
     """A call under way; how it ends is recorded for whoever awaits it."""
 
-    __slots__ = ("_about", "_call", "_recorder")
+    __slots__ = ("_about", "_call", "_recorder", "_trailers")
 
     def __init__(self, call: Any, recorder: Recorder, about: dict[str, Any]) -> None:
         """It has been sent."""
         self._call = call
         self._recorder = recorder
         self._about = about
+        self._trailers: Any = None
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the response. Raises AioRpcError; a cancelled waiter cancels the call."""
         recorder, about = self._recorder, self._about
         try:
             response = yield from self._call.__await__()
-            trailers = yield from self._call.trailing_metadata().__await__()
+            self._trailers = yield from self._call.trailing_metadata().__await__()
         except grpc.aio.AioRpcError as error:
             self._observe(error.trailing_metadata())
             recorder.record(Kind.FAILED, detail=f"{error.code().name}: {error.details()}", **about)
@@ -98,10 +115,14 @@ class RecordedCall:
         except asyncio.CancelledError:
             recorder.record(Kind.FAILED, detail="CANCELLED", **about)
             raise
-        self._observe(trailers)
+        self._observe(self._trailers)
         payments = wire.payments_of(response) or about["payments"]
         recorder.record(Kind.RETURNED, detail=response, **about | {"payments": payments})
         return response
+
+    async def trailing_metadata(self) -> Any:
+        """What the server sent at the end."""
+        return await self._call.trailing_metadata() if self._trailers is None else self._trailers
 
     def _observe(self, metadata: Any) -> None:
         for key, value in metadata or ():
