@@ -65,9 +65,7 @@ class LookAside:
         _registered_method: bool | None = False,  # noqa: FBT001, FBT002 - grpc's interface
     ) -> Any:
         """A method of whatever server the metadata names a bank for."""
-
-        def at(server: str) -> Any:
-            return self._host.channel(server).unary_unary(method, request_serializer, response_deserializer)
+        codecs, repeatable = (request_serializer, response_deserializer), RULES[method].repeatable
 
         async def ask(request: Any, *, metadata: Any = (), timeout: float | None = None) -> Any:  # noqa: ASYNC109 - grpc's interface
             about = dict(metadata)
@@ -75,8 +73,10 @@ class LookAside:
                 method,
                 about.get(BANK_KEY, ""),
                 about.get(ACCOUNT_KEY, ""),
-                RULES[method].repeatable,
-                lambda server: at(server)(request, metadata=metadata, timeout=timeout),
+                repeatable,
+                lambda server: self._host.channel(server).unary_unary(method, *codecs)(
+                    request, metadata=metadata, timeout=timeout
+                ),
                 timeout,
             )
             try:

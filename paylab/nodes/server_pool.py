@@ -172,22 +172,28 @@ class ServerPool:
         A call that comes back from a server that failed it is let in ahead of those that wait.
         """
         queue, woken = self._waiting[group], bool(but)
-        while True:
-            now = self.host.now()
-            offered = self._offered(group, but, now)
-            if not offered:
-                raise NoServer(f"no server of {group!r} is up")
+        while (endpoint := self._take_now(group, key, but, woken=woken)) is None:
+            async with asyncio.timeout(patience_s):
+                await self._turn(queue, first=woken)
+            woken = True
+        return endpoint
+
+    def _take_now(self, group: str, key: str, but: Collection[str], *, woken: bool) -> Endpoint | None:
+        """The server for the next call; None when it has to wait. Raises NoServer, Overloaded."""
+        queue, now = self._waiting[group], self.host.now()
+        offered = self._offered(group, but, now)
+        if not offered:
+            raise NoServer(f"no server of {group!r} is up")
+        if woken or not queue:
             free = [endpoint for endpoint in offered if endpoint.in_flight < self.limits.calls_max]
-            if free and (woken or not queue):
+            if free:
                 endpoint = self._policy(group).pick(free, Call(self.host.rng, now, key))
                 endpoint.in_flight += 1
                 endpoint.forwarded += 1
                 return endpoint
-            if not woken and len(queue) >= self.limits.waiting_max:
-                raise self._overloaded(group, offered)
-            async with asyncio.timeout(patience_s):
-                await self._turn(queue, first=woken)
-            woken = True
+        if not woken and len(queue) >= self.limits.waiting_max:
+            raise self._overloaded(group, offered)
+        return None
 
     async def _turn(self, queue: "deque[asyncio.Future[None]]", *, first: bool) -> None:
         """Wait until somebody makes room for whoever is in front."""
