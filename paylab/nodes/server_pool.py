@@ -4,6 +4,7 @@ A balancer forwards over a pool, and a client that picks for itself (look-aside)
 """
 
 import asyncio
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection
 from functools import partial
@@ -44,6 +45,13 @@ class Errand(NamedTuple):
     patience_s: float | None = None
 
 
+class Offer(NamedTuple):
+    """Who can be picked, until a moment comes or something about a server changes."""
+
+    endpoints: list[Endpoint]
+    until_s: float
+
+
 class NoServer(Exception):
     """Nobody of a group can be picked."""
 
@@ -61,6 +69,8 @@ class ServerPool:
         self._factory: Callable[[], Policy] | None = None
         self._policies: dict[str, Policy] = {}
         self._outliers: dict[str, OutlierDetector] = {}
+        # By group, as every call asks; forgotten at any news.
+        self._offers: dict[str, Offer] = {}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
         # Calls under way, by server, so that they can be given up.
         self._under_way: dict[str, dict[Any, None]] = defaultdict(dict)
@@ -138,6 +148,7 @@ class ServerPool:
 
     def _news(self, group: str) -> None:
         """Let those who wait go on who now can, or hear that nobody is left; and tell whoever listens."""
+        self._offers.clear()
         queue = self._waiting[group]
         if queue:
             offered = self.offered(group)
@@ -153,16 +164,27 @@ class ServerPool:
 
     def offered(self, group: str, *, but: Collection[str] = ()) -> list[Endpoint]:
         """Who can be picked, by name. A bad server is better than none: if all are ejected, none is."""
-        return self._offered(group, but, self.host.now())
+        return self._offer(group, but, self.host.now()).endpoints
 
-    def _offered(self, group: str, but: Collection[str], now: float) -> list[Endpoint]:
+    def _offer(self, group: str, but: Collection[str], now: float) -> Offer:
+        offer = self._offers.get(group)
+        if offer is None or but or now >= offer.until_s:
+            offer = self._new_offer(group, but, now)
+            if not but:
+                self._offers[group] = offer
+        return offer
+
+    def _new_offer(self, group: str, but: Collection[str], now: float) -> Offer:
         able = [
             endpoint
             for server, endpoint in self.endpoints.items()
             if endpoint.group == group and server not in but and self.able(endpoint, now)
         ]
-        ejected = self.detector(group).ejected
-        return [endpoint for endpoint in able if not ejected(endpoint.server, now=now)] or able
+        outliers = self.detector(group)
+        out_s = {e.server: outliers.ejected_for_s(e.server, now=now) for e in able}
+        ends_s = [now + left_s for left_s in out_s.values() if left_s]
+        ends_s += [endpoint.lease_until_s for endpoint in able]
+        return Offer([e for e in able if not out_s[e.server]] or able, min(ends_s, default=math.inf))
 
     async def take(
         self, group: str, *, key: str = "", but: Collection[str] = (), patience_s: float | None = None
@@ -181,7 +203,7 @@ class ServerPool:
     def _take_now(self, group: str, key: str, but: Collection[str], *, woken: bool) -> Endpoint | None:
         """The server for the next call; None when it has to wait. Raises NoServer, Overloaded."""
         queue, now = self._waiting[group], self.host.now()
-        offered = self._offered(group, but, now)
+        offered = self._offer(group, but, now).endpoints
         if not offered:
             raise NoServer(f"no server of {group!r} is up")
         if woken or not queue:
@@ -280,6 +302,7 @@ class ServerPool:
         if not failed:
             endpoint.answered(now - began_s, now=now)
         if self.detector(endpoint.group).count(endpoint.server, failed=failed, now=now):
+            self._offers.clear()
             self.changed()
         _wake_first(self._waiting[endpoint.group])
 
