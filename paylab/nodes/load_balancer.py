@@ -6,6 +6,7 @@ own caller and vouches for it in metadata.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -190,11 +191,7 @@ class _Proxy(grpc.GenericRpcHandler):
                     yield response
 
             return grpc.unary_stream_rpc_method_handler(stream)
-
-        async def unary(request: bytes, context: Any) -> bytes:
-            return await self._forward(method, request, context)
-
-        return grpc.unary_unary_rpc_method_handler(unary)
+        return grpc.unary_unary_rpc_method_handler(partial(self._forward, method))
 
     async def _forward(self, method: str, request: bytes, context: Any) -> bytes:
         about, metadata = METADATA.get(), _onward(context)

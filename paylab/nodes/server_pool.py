@@ -257,7 +257,10 @@ class ServerPool:
         """
         tried: set[str] = set()
         while True:
-            endpoint = await self.take(errand.group, key=errand.key, but=tried, patience_s=errand.patience_s)
+            # Hardly any call has to wait, and one that has not is spared a coroutine.
+            endpoint = self._take_now(errand.group, errand.key, tried, woken=bool(tried)) or await self.take(
+                errand.group, key=errand.key, but=tried, patience_s=errand.patience_s
+            )
             tried.add(endpoint.server)
             try:
                 return await self._call(endpoint, errand)
