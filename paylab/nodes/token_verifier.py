@@ -121,6 +121,9 @@ class TokenVerifier:
         except grpc.aio.AioRpcError:
             self._answered = False
             return
+        except asyncio.CancelledError:  # who asked waits no longer, and others know nothing yet
+            self._answered = False
+            raise
         self._answered, self._fetched_at_s = True, asyncio.get_running_loop().time()
         published = {key["kid"]: key for key in json.loads(response.jwks_json)["keys"]}
         if not self._keys.keys() <= published.keys():

@@ -14,7 +14,7 @@ from paylab import Lab
 from paylab.core.key_rotation import KeyTimes, rotate
 from paylab.core.tokens import AUDIENCE
 from paylab.core.transport import REFETCH_AFTER_S
-from paylab.errors import Unauthenticated
+from paylab.errors import OutcomeUnknown, Unauthenticated
 from paylab.lab.attacks import forging
 from paylab.nodes.events import Kind
 from paylab.nodes.passwords import PasswordCost
@@ -100,6 +100,27 @@ def test_many_first_calls_fetch_once(simulated: Lab) -> None:
 
     simulated.submit(at_once()).result(30)
     assert fetches(simulated) - before == 1
+
+
+def test_keys_that_nobody_waited_for_are_no_reason_to_refuse(simulated: Lab) -> None:
+    """Who fetches them may run out of time: others are to ask again, and not told that nobody signs so."""
+    alice = simulated.client("alice", bank="alpine")
+    simulated.submit(alice._client.login()).result(30)
+    token = alice._client._access_token
+    simulated.crash("gateway")
+    simulated.restart("gateway")
+    verifier = verifier_of(simulated)
+    simulated.pause("auth-1")
+
+    async def one_after_the_other() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await verifier.verify(token)
+        with pytest.raises(OutcomeUnknown):
+            await verifier.verify(token)
+
+    simulated.submit(one_after_the_other()).result(30)
+    simulated.resume("auth-1")
 
 
 def test_what_is_known_is_renewed_while_somebody_calls(simulated: Lab) -> None:
