@@ -202,8 +202,7 @@ class FaultyHost(GrpcHost):
 
     def now(self) -> float:
         """Read the wall clock, as far off as this node's is."""
-        skews = self.links.skews  # hardly ever any, and every event asks
-        return super().now() + skews.get(self.identity.node, 0.0) if skews else super().now()
+        return super().now() + self.links.skews.get(self.identity.node, 0.0)
 
     def store(self, name: str) -> Store:
         """A handle of this node's own on the shared database, so that a crash fences this node alone."""
