@@ -3,9 +3,14 @@
 While a commit is under way, the transactions that arrive form the next one (group commit). A
 transaction is a function of the connection; it must not touch anything else, because a batch in which
 one fails is rolled back and run again one by one.
+
+Statements run on the event loop and only what may wait for long leaves it: for the disk, and for another
+process that writes. A statement takes microseconds, and SQLite gives the interpreter away at each: in a thread
+it would ask the busy loop to have it back, ten times a batch, and both would do little but wait for each other.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,6 +27,7 @@ Told = Callable[[Any], None] | None
 # A longer batch would keep those who wait for it waiting without saving much more.
 BATCH_MAX = 256
 BUSY_TIMEOUT_MS = 10_000
+BEGIN = "BEGIN IMMEDIATE"
 
 
 class RunBlocking(Protocol):
@@ -45,7 +51,7 @@ def sqlite_engine(path: Path | None) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
 
@@ -79,10 +85,10 @@ class Database:
 
     async def _write(self, run_blocking: RunBlocking) -> None:
         while self._waiting:
+            await asyncio.sleep(0)  # let what is ready at this moment join
             batch = self._next_batch()
-            transactions = [transaction for _, transaction, _, _ in batch]
             self._under_way = asyncio.get_running_loop().create_future()
-            results = await run_blocking(lambda: self._commit(transactions))  # noqa: B023 - awaited at once
+            results = await self._commit([transaction for _, transaction, _, _ in batch], run_blocking)
             self._under_way.set_result(None)
             self._under_way = None
             hand_over(batch, results)
@@ -95,22 +101,51 @@ class Database:
                 future.cancel()
         return [item for item in taken if not item[0].fenced]
 
-    def _commit(self, transactions: list[Transaction]) -> "list[Result]":
-        # One connection for good: fetching it from the pool costs more than a small transaction. And straight
-        # to the driver, because SQLAlchemy's own begin and commit cost more than a small transaction, too.
-        connection = self._connection = self._connection or self.engine.connect()
-        driver: Any = connection.connection.dbapi_connection  # a sqlite3.Connection
+    async def _commit(self, transactions: list[Transaction], run_blocking: RunBlocking) -> "list[Result]":
         try:
-            driver.execute("BEGIN IMMEDIATE")
-            results: list[Result] = [(transaction(connection), None) for transaction in transactions]
-            driver.commit()
+            await self._begin(run_blocking)
+            results = self._run(transactions)
+            await run_blocking(self._driver.commit)
+        except Exception as error:  # noqa: BLE001 - the disk refuses: everybody in the batch gets it
+            self._driver.rollback()
+            return [(None, error) for _ in transactions]
+        return results
+
+    async def _begin(self, run_blocking: RunBlocking) -> None:
+        try:
+            self._driver.execute(BEGIN)
+        except sqlite3.OperationalError:  # another process writes
+            await run_blocking(self._begin_patiently)
+
+    def _begin_patiently(self) -> None:
+        self._driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        try:
+            self._driver.execute(BEGIN)
+        finally:
+            self._driver.execute("PRAGMA busy_timeout = 0")
+
+    def _run(self, transactions: list[Transaction]) -> "list[Result]":
+        """Run them inside what was begun: together or, if one of them fails, one by one."""
+        self._driver.execute("SAVEPOINT batch")
+        try:
+            results: list[Result] = [(transaction(self._open()), None) for transaction in transactions]
         except Exception as error:  # noqa: BLE001 - whatever it is, its owner gets it
-            driver.rollback()
+            self._driver.execute("ROLLBACK TO batch")
             if len(transactions) == 1:
                 return [(None, error)]
         else:
             return results
-        return [result for transaction in transactions for result in self._commit([transaction])]
+        return [result for one in transactions for result in self._run([one])]
+
+    def _open(self) -> Connection:
+        # One connection for good: fetching it from the pool costs more than a small transaction.
+        self._connection = self._connection or self.engine.connect()
+        return self._connection
+
+    @property
+    def _driver(self) -> Any:
+        # Straight to the driver, because SQLAlchemy's own begin and commit cost more than a small transaction.
+        return self._open().connection.dbapi_connection  # a sqlite3.Connection
 
     def close(self) -> None:
         """Close the connection."""

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from paylab.lab.faulty_world import CommitPoint
 from paylab.lab.simulation.choices import Choices, Lane
 from paylab.nodes.store import (
+    BEGIN,
     Database,
     Databases,
     Result,
@@ -55,21 +56,23 @@ class SimDatabase(Database):
         self._waiting.append((store, transaction, told, future))
         if not self._writing:
             self._writing = True
-            loop.call_soon(self._begin, context=self._nobodys)
+            loop.call_soon(self._start, context=self._nobodys)
         return future
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         loop: Any = asyncio.get_running_loop()  # a VirtualLoop
         batch = self._next_batch()
-        results = self._commit([transaction for _, transaction, _, _ in batch])
+        self._driver.execute(BEGIN)
+        results = self._run([transaction for _, transaction, _, _ in batch])
+        self._driver.commit()
         duration_us = COMMIT_LEAST_US + self._lane.below(COMMIT_MOST_US - COMMIT_LEAST_US)
-        loop.after_ns(duration_us * NS_PER_US, self._end, (batch, results))
+        loop.after_ns(duration_us * NS_PER_US, self._finish, (batch, results))
 
-    def _end(self, written: tuple[list[Waiting], list[Result]]) -> None:
+    def _finish(self, written: tuple[list[Waiting], list[Result]]) -> None:
         hand_over(*written)
         self._writing = bool(self._waiting)
         if self._writing:
-            self._begin()
+            self._start()
 
 
 class SimDatabases(Databases):
