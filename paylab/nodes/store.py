@@ -4,9 +4,9 @@ While a commit is under way, the transactions that arrive form the next one (gro
 transaction is a function of the connection; it must not touch anything else, because a batch in which
 one fails is rolled back and run again one by one.
 
-Statements run on the event loop and only what may wait for long leaves it: for the disk, and for another
-process that writes. A statement takes microseconds, and SQLite gives the interpreter away at each: in a thread
-it would ask the busy loop to have it back, ten times a batch, and both would do little but wait for each other.
+Statements run on the event loop, and only what may wait for long leaves it: for the disk, and for another
+process that writes. A statement takes microseconds, but SQLite gives the interpreter away at each one: a thread
+would ask the busy loop to have it back ten times a batch, and both would mostly wait for each other.
 """
 
 import asyncio
@@ -144,7 +144,7 @@ class Database:
 
     @property
     def _driver(self) -> Any:
-        # Straight to the driver, because SQLAlchemy's own begin and commit cost more than a small transaction.
+        # Straight to it, because SQLAlchemy's own begin and commit cost more than a small transaction.
         return self._open().connection.dbapi_connection  # a sqlite3.Connection
 
     def close(self) -> None:

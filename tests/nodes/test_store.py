@@ -1,7 +1,8 @@
 """The disk of a node: batches in one commit, no transaction hurts another, the dead write nothing."""
 
 import asyncio
-import threading
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,13 +30,33 @@ def store_on(database: Database, run_blocking: Any = in_thread) -> Store:
     return Store(database, run_blocking=run_blocking, recorder=recorder)
 
 
+class SlowDisk:
+    """Commits wait while it is held."""
+
+    def __init__(self) -> None:
+        self.began, self._free = asyncio.Event(), asyncio.Event()
+        self.let_go()
+
+    def hold(self) -> None:
+        self._free.clear()
+        self.began.clear()
+
+    def let_go(self) -> None:
+        self._free.set()
+
+    async def __call__(self, function: Callable[[], T]) -> T:
+        self.began.set()
+        await self._free.wait()
+        return await in_thread(function)
+
+
 def commits(database: Database) -> list[None]:
     counted: list[None] = []
     write = database._commit
 
-    def commit(transactions: list[Any]) -> Any:
+    async def commit(transactions: list[Any], run_blocking: Any) -> Any:
         counted.append(None)
-        return write(transactions)
+        return await write(transactions, run_blocking)
 
     database._commit = commit  # type: ignore[method-assign] # to look on
     return counted
@@ -130,23 +151,17 @@ def test_the_dead_write_nothing() -> None:
 
     async def run() -> None:
         database = Database(sqlite_engine(None))
-        dead, twin = store_on(database), store_on(database)
+        disk = SlowDisk()
+        dead, twin = store_on(database), store_on(database, disk)
         await twin.create_tables(TABLES)
-        began, go_on = asyncio.Event(), threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def slow(connection: Connection) -> None:
-            loop.call_soon_threadsafe(began.set)
-            assert go_on.wait(30)
-            note(1)(connection)
-
-        first = asyncio.create_task(twin.run(slow))
-        await began.wait()
+        disk.hold()
+        first = asyncio.create_task(twin.run(note(1)))
+        await disk.began.wait()
         waiting = asyncio.create_task(dead.run(note(2)))
         others = asyncio.create_task(twin.run(note(3)))
         await asyncio.sleep(0)  # both are in the next batch now
         dead.fence()
-        go_on.set()
+        disk.let_go()
         await asyncio.gather(first, others)
         assert await ids(twin) == [1, 3]
         with pytest.raises(StoreFenced):
@@ -162,23 +177,17 @@ def test_a_restart_waits_for_the_write_that_was_under_way() -> None:
 
     async def run() -> None:
         database = Database(sqlite_engine(None))
-        dead = store_on(database)
+        disk = SlowDisk()
+        dead = store_on(database, disk)
         await dead.create_tables(TABLES)
-        began, go_on = asyncio.Event(), threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def slow(connection: Connection) -> None:
-            note(1)(connection)
-            loop.call_soon_threadsafe(began.set)
-            assert go_on.wait(30)
-
-        answered = asyncio.create_task(dead.run(slow))
-        await began.wait()
+        disk.hold()
+        answered = asyncio.create_task(dead.run(note(1)))
+        await disk.began.wait()
         dead.fence()
         drained = asyncio.create_task(dead.drain())
         await asyncio.sleep(0)
         assert not drained.done()
-        go_on.set()
+        disk.let_go()
         await drained
         with pytest.raises(asyncio.CancelledError):
             await answered
@@ -264,3 +273,49 @@ def test_a_forced_write_is_recorded() -> None:
     assert [(e.kind, e.node, e.payments, e.detail) for e in events] == [
         (Kind.FORCED_WRITE, "n", ("p",), "COMMIT p/1")
     ]
+
+
+def test_another_process_that_writes_is_waited_for_off_the_loop(tmp_path: Path) -> None:
+    """Two processes may have one database: who finds it locked waits, and its event loop goes on."""
+
+    async def run() -> None:
+        path = tmp_path / "shared.sqlite"
+        database = Database(sqlite_engine(path))
+        store = store_on(database)
+        await store.create_tables(TABLES)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("INSERT INTO notes (id, text) VALUES (1, 'theirs')")
+            mine = asyncio.create_task(store.run(note(2)))
+            for _ in range(100):
+                await asyncio.sleep(0.001)
+            assert not mine.done()
+            other.execute("COMMIT")
+        assert await mine == 2
+        assert await ids(store) == [1, 2]
+        database.close()
+
+    asyncio.run(run())
+
+
+def test_a_disk_that_refuses_is_an_error_for_everybody_in_the_batch() -> None:
+    """A commit that fails leaves nothing, its owners get the error, and the next batch goes through."""
+
+    async def run() -> None:
+        full = False
+
+        async def disk(function: Callable[[], T]) -> T:
+            if full:
+                raise OSError("the disk is full")
+            return function()
+
+        store = store_on(Database(sqlite_engine(None)), disk)
+        await store.create_tables(TABLES)
+        full = True
+        results = await asyncio.gather(*(store.run(note(n)) for n in (1, 2)), return_exceptions=True)
+        assert [str(result) for result in results] == ["the disk is full"] * 2
+        full = False
+        assert await ids(store) == []
+        assert await store.run(note(3)) == 3
+
+    asyncio.run(run())
