@@ -4,8 +4,8 @@ import secrets
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import closing
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -68,6 +68,9 @@ class World(Protocol):
 
     def rows(self, store: str, query: str) -> list[tuple[Any, ...]]:
         """Read a database independently of the nodes; empty when it does not exist yet."""
+
+    def snapshot(self, queries: Mapping[str, Sequence[str]]) -> dict[str, list[list[tuple[Any, ...]]]]:
+        """The same with several queries of each database, all of them about one moment."""
 
     def write(self, store: str, statement: str, *values: Any) -> int:
         """Change a database past the nodes, as whoever holds the disk can; returns how many rows changed."""
@@ -174,11 +177,26 @@ class RealWorld(RealFaults):
 
     def rows(self, store: str, query: str) -> list[tuple[Any, ...]]:
         """Read through a connection of our own."""
-        path = self.folder / f"{store}.sqlite"
-        if not path.exists():
-            return []
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            return connection.execute(query).fetchall()
+        return self.snapshot({store: [query]})[store][0]
+
+    def snapshot(self, queries: Mapping[str, Sequence[str]]) -> dict[str, list[list[tuple[Any, ...]]]]:
+        """Read through connections of our own, after all of them have begun to."""
+        found: dict[str, list[list[tuple[Any, ...]]]] = {
+            store: [[] for _ in queries[store]] for store in queries
+        }
+        with ExitStack() as stack:
+            begun = {}
+            for store in queries:
+                path = self.folder / f"{store}.sqlite"
+                if path.exists():
+                    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+                    begun[store] = stack.enter_context(closing(connection))
+                    connection.execute("BEGIN")
+                    # From its first reading on it sees the database as that found it.
+                    connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            for store, connection in begun.items():
+                found[store] = [connection.execute(query).fetchall() for query in queries[store]]
+        return found
 
     def write(self, store: str, statement: str, *values: Any) -> int:
         """Change a database past the nodes, as whoever holds the disk can; returns how many rows changed."""

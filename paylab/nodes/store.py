@@ -5,8 +5,8 @@ transaction is a function of the connection; it must not touch anything else, be
 one fails is rolled back and run again one by one.
 
 Statements run on the event loop, and only what may wait for long leaves it: for the disk, and for another
-process that writes. A statement takes microseconds, but SQLite gives the interpreter away at each one: a thread
-would ask the busy loop to have it back ten times a batch, and both would mostly wait for each other.
+process that writes. A statement takes microseconds, but SQLite gives the interpreter away at each one: a
+thread would ask the busy loop to have it back ten times a batch, and both would mostly wait for each other.
 """
 
 import asyncio

@@ -165,6 +165,8 @@ def test_cost(what: str, load: str, page: Page, open_cells: Open, run_cell: Run)
                 run_cell(2)
                 expect(page.locator("[data-node='gateway']")).to_be_visible(timeout=PATIENCE_MS)
             run_cell(1)
+            if shown:  # off screen it would draw nothing
+                page.locator(".paylab-network").scroll_into_view_if_needed()
             page.wait_for_timeout(2000)
             cost = Cost()
             page.wait_for_timeout(1000 * (PAIR_S - 4))

@@ -255,3 +255,15 @@ def test_a_report_shows_some_violations_and_counts_the_rest() -> None:
     assert "… 25 violations in all" in text
     assert "in doubt now: 3" in text
     assert repr(report) == text
+
+
+def test_the_books_are_read_at_one_moment(cheap: PasswordCost) -> None:
+    """However often somebody checks while payments are under way, nothing looks broken."""
+    with Lab(name="moments", password_cost=cheap, bank_servers=1, auth_servers=1) as lab:
+        load = lab.load(rate=60, duration="3 s")
+        count = 0
+        while not load.done:
+            assert lab.check().violations == []
+            count += 1
+        assert count > 10
+        assert len(load.result().paid) > 100

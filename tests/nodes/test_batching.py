@@ -53,6 +53,32 @@ def test_what_arrives_during_a_call_forms_the_next() -> None:
     asyncio.run(run())
 
 
+def test_a_busy_sender_pauses_and_a_quiet_one_does_not() -> None:
+    """Behind a call during which others came, what comes right after it still joins them."""
+
+    async def run() -> None:
+        receiver = Receiver()
+        receiver.gate.set()
+        batcher = Batcher(receiver.send, spawn=spawn)
+        await batcher.submit(0)
+        await batcher.submit(1)  # nobody waited as the first came back: it leaves at once
+        assert receiver.calls == [[0], [1]]
+        receiver.gate.clear()
+        receiver.started.clear()
+        crowd = [batcher.submit(2)]
+        await receiver.started.wait()
+        crowd.append(batcher.submit(3))
+        receiver.gate.set()
+        await crowd[0]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        crowd.append(batcher.submit(4))
+        await asyncio.gather(*crowd)
+        assert receiver.calls == [[0], [1], [2], [3, 4]]
+
+    asyncio.run(run())
+
+
 def test_a_batch_has_a_limit() -> None:
     """What does not fit goes into the next call."""
 

@@ -29,8 +29,8 @@ FOLDS: tuple[type[Fold], ...] = (
     Rest,
     Whole,
 )
-# Events are folded so many at a time, or when somebody looks: one by one, between all that a network does, each
-# takes twice as long, since the code is never in the processor's cache.
+# Events are folded so many at a time, or when somebody looks: one by one, between all that a network does,
+# each takes twice as long, since the code is never in the processor's cache.
 TOGETHER = 256
 
 

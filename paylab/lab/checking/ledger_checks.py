@@ -7,6 +7,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class PaymentRow(NamedTuple):
         return self.operation not in ("AUTHORISE", "VOID")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Books:
     """Everything that the stores of a lab hold."""
 
@@ -56,37 +57,47 @@ class Books:
     # by bank and authorisation: account, left_minor, state
     holds: dict[str, dict[str, tuple[str, int, str]]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def log(self) -> list[tuple[str, int, str]]:
         """Payment, attempt and state of each entry; one that is no event any more is left to the chain."""
         events = [_event(entry) for entry in self.entries]
         return [(event.payment, event.attempt, event.state) for event in events if event is not None]
 
+    @cached_property
+    def states_by_txn(self) -> dict[str, dict[str, str]]:
+        """By txn and bank."""
+        states: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        for bank, rows in self.transactions.items():
+            for txn, (state, _) in rows.items():
+                states[txn][bank] = state
+        return states
+
+
+_OF_BANK: tuple[str, ...] = (
+    "SELECT account, currency, posted_minor, held_minor FROM accounts ORDER BY account",
+    "SELECT txn, state, legs FROM transactions ORDER BY txn",
+    "SELECT posting, txn, account, amount_minor, currency FROM postings ORDER BY posting",
+    "SELECT authorisation, account, left_minor, state FROM holds ORDER BY authorisation",
+)
+_OF_OTHERS: dict[str, tuple[str, ...]] = {
+    "gateway": (f"SELECT payment, {', '.join(PaymentRow._fields)} FROM payments ORDER BY payment",),  # noqa: S608 - names of ours
+    "logger": ('SELECT "index", event, hash FROM entries ORDER BY "index"',),
+}
+
 
 def read_books(world: World, banks: Iterable[str]) -> Books:
-    """Read every store through connections of our own."""
+    """Read every store through connections of our own, all as they are at one moment."""
+    banks = list(banks)
+    found = world.snapshot({f"bank-{bank}": _OF_BANK for bank in banks} | _OF_OTHERS)
     accounts, transactions, postings, holds = {}, {}, {}, {}
     for bank in banks:
-        store = f"bank-{bank}"
-        rows = world.rows(
-            store, "SELECT account, currency, posted_minor, held_minor FROM accounts ORDER BY account"
-        )
-        accounts[bank] = {row[0]: (row[1], row[2], row[3]) for row in rows}
-        rows = world.rows(store, "SELECT txn, state, legs FROM transactions ORDER BY txn")
-        transactions[bank] = {row[0]: (row[1], row[2]) for row in rows}
-        rows = world.rows(
-            store, "SELECT posting, txn, account, amount_minor, currency FROM postings ORDER BY posting"
-        )
-        postings[bank] = [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
-        rows = world.rows(
-            store, "SELECT authorisation, account, left_minor, state FROM holds ORDER BY authorisation"
-        )
-        holds[bank] = {row[0]: (row[1], row[2], row[3]) for row in rows}
-    columns = ", ".join(PaymentRow._fields)
-    rows = world.rows("gateway", f"SELECT payment, {columns} FROM payments ORDER BY payment")  # noqa: S608 - names of ours
-    payments = {row[0]: PaymentRow(*row[1:]) for row in rows}
-    stored = world.rows("logger", 'SELECT "index", event, hash FROM entries ORDER BY "index"')
-    entries = [Entry(row[0], row[1], row[2]) for row in stored]
+        of_accounts, of_transactions, of_postings, of_holds = found[f"bank-{bank}"]
+        accounts[bank] = {row[0]: (row[1], row[2], row[3]) for row in of_accounts}
+        transactions[bank] = {row[0]: (row[1], row[2]) for row in of_transactions}
+        postings[bank] = [(row[0], row[1], row[2], row[3], row[4]) for row in of_postings]
+        holds[bank] = {row[0]: (row[1], row[2], row[3]) for row in of_holds}
+    payments = {row[0]: PaymentRow(*row[1:]) for row in found["gateway"][0]}
+    entries = [Entry(row[0], row[1], row[2]) for row in found["logger"][0]]
     return Books(accounts, transactions, postings, payments, entries, holds)
 
 
@@ -147,7 +158,7 @@ def money_is_conserved(books: Books) -> tuple[int, list[str]]:
             if account == "@clearing":
                 clearing[currency] += amount_minor
     in_flight: Counter[str] = Counter()
-    for txn, states in _states_by_txn(books).items():
+    for txn, states in books.states_by_txn.items():
         if "COMMITTED" in states.values() and "PREPARED" in states.values():
             for bank in (bank for bank, state in states.items() if state == "COMMITTED"):
                 for _, of, account, amount_minor, currency in books.postings[bank]:
@@ -163,7 +174,7 @@ def money_is_conserved(books: Books) -> tuple[int, list[str]]:
 
 def both_legs_or_none(books: Books) -> tuple[int, list[str]]:
     """Atomicity: no transaction is committed at one bank and aborted or unknown at another."""
-    states_by_txn = _states_by_txn(books)
+    states_by_txn = books.states_by_txn
     found = []
     for txn, states in states_by_txn.items():
         payment = books.payments.get(txn.rpartition("/")[0])
@@ -184,7 +195,7 @@ def both_legs_or_none(books: Books) -> tuple[int, list[str]]:
 def no_key_charged_twice(books: Books) -> tuple[int, list[str]]:
     """At most one committed attempt for every (caller, key), unless the key's time was over in between."""
     committed: defaultdict[tuple[str, str], list[tuple[PaymentRow, str]]] = defaultdict(list)
-    for txn, states in _states_by_txn(books).items():
+    for txn, states in books.states_by_txn.items():
         payment = books.payments.get(txn.rpartition("/")[0])
         if payment is not None and "COMMITTED" in states.values():
             committed[payment.caller, payment.key].append((payment, txn))
@@ -217,7 +228,7 @@ def no_overdraft(books: Books) -> tuple[int, list[str]]:
 def outcome_agrees_with_ledgers(books: Books) -> tuple[int, list[str]]:
     """A payment that the gateway calls committed is in every ledger, any other terminal one in none."""
     states_by_payment: defaultdict[str, set[str]] = defaultdict(set)
-    for txn, states in _states_by_txn(books).items():
+    for txn, states in books.states_by_txn.items():
         states_by_payment[txn.rpartition("/")[0]] |= set(states.values())
     found = []
     for payment, row in books.payments.items():
@@ -261,7 +272,7 @@ def authorisations_add_up(books: Books) -> tuple[int, list[str]]:
 def no_more_paid_back_than_paid(books: Books) -> tuple[int, list[str]]:
     """Refunds in the ledgers sum to no more than the payment or capture that they are about."""
     refunded: Counter[str] = Counter()
-    states = _states_by_txn(books)
+    states = books.states_by_txn
     for txn, at_banks in states.items():
         row = books.payments.get(txn.rpartition("/")[0])
         if row is not None and row.operation == "REFUND" and "COMMITTED" in at_banks.values():
@@ -316,11 +327,3 @@ CHECKS: dict[str, Check] = {
     "log agrees": log_agrees,
     "the log's chain holds": log_chain_holds,
 }
-
-
-def _states_by_txn(books: Books) -> dict[str, dict[str, str]]:
-    states: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for bank, rows in books.transactions.items():
-        for txn, (state, _) in rows.items():
-            states[txn][bank] = state
-    return states

@@ -5,7 +5,7 @@ A world with the same seed that is asked the same things does the same, event fo
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -123,6 +123,13 @@ class SimWorld:
     def rows(self, store: str, query: str) -> list[tuple[Any, ...]]:
         """Read a database past the nodes; empty when it does not exist yet."""
         return self._thread.aside(lambda: self.databases.rows(store, query))
+
+    def snapshot(self, queries: Mapping[str, Sequence[str]]) -> dict[str, list[list[tuple[Any, ...]]]]:
+        """The same with several queries of each database, all of them about one moment."""
+        read = self.databases.rows
+        return self._thread.aside(
+            lambda: {store: [read(store, query) for query in queries[store]] for store in queries}
+        )
 
     def write(self, store: str, statement: str, *values: Any) -> int:
         """Change a database past the nodes, as whoever holds the disk can; returns how many rows changed."""
