@@ -73,9 +73,11 @@ def saturate(under_way, seconds):
         futures[-1].add_done_callback(lambda _, sent=time.monotonic(): over(sent))
     tell(began, futures, took)
 def tell(began, futures, took):
-    ok = sum(future.result().state == "COMMITTED" for future in futures)
+    receipts = [future.result() for future in futures if future.exception() is None]
+    ok = sum(receipt.state == "COMMITTED" for receipt in receipts)
     ended_per_s, p50_ms = ok / (time.monotonic() - began), 1000 * statistics.median(took)
-    print(json.dumps({"ended_per_s": round(ended_per_s, 1), "p50_ms": round(p50_ms, 1)}))
+    told = {"ended_per_s": round(ended_per_s, 1), "p50_ms": round(p50_ms, 1)}
+    print(json.dumps(told | {"unanswered": len(futures) - len(receipts)}))
 """
 ASK = "threading.Thread(target=ask, args=('alpine-1',), daemon=True).start()"
 SHOW = "lab.panel()"
