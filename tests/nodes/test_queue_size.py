@@ -1,4 +1,4 @@
-"""A long queue: killed, it serves again within two seconds of work, it settles everything, it stays small."""
+"""A long queue: killed, it serves again as soon as an empty one, it settles everything, it stays small."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,8 @@ Eventually = Callable[..., None]
 VERY_MANY = 100_000
 # 10,000 take the better part of a minute, and show the same.
 SETTLED = 600
-RESTART_MAX_S, MEMORY_MAX_MB = 2.0, 300
+# To start a process and import everything takes most of two seconds, on a busy machine more.
+LONGER_MAX_S, MEMORY_MAX_MB = 1.0, 300
 PAYERS = 50
 FAR_S = 1_000_000
 
@@ -76,12 +77,13 @@ def memory_mb(lab: Lab) -> float:
 def test_a_killed_queue_of_a_hundred_thousand_serves_soon_and_stays_small(
     cheap: PasswordCost, eventually: Eventually
 ) -> None:
-    """SIGKILL; from the start of the process until it serves: below 2 s of work, whatever neighbours do."""
+    """SIGKILL; until it serves again it works no more than a second longer than one without a queue."""
     with Lab(name="long", bank_servers=1, auth_servers=1, processes=["queue"], password_cost=cheap) as lab:
+        empty_s = work_s(lab)
         fill(lab, VERY_MANY)
         lab.crash("queue")
         lab.restart("queue")
-        assert work_s(lab) < RESTART_MAX_S
+        assert work_s(lab) < empty_s + LONGER_MAX_S
         assert left(lab) >= VERY_MANY
         assert len(lab.operator.queued(limit=10_000)) == 10_000
         assert lab.operator.retry_now().queued >= VERY_MANY
