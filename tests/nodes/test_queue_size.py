@@ -16,8 +16,8 @@ Eventually = Callable[..., None]
 VERY_MANY = 100_000
 # 10,000 take the better part of a minute, and show the same.
 SETTLED = 600
-# To start a process and import everything takes most of two seconds, on a busy machine more.
-LONGER_MAX_S, MEMORY_MAX_MB = 1.0, 300
+# To start a process and import everything takes 1.3 s, on a busy machine 2: as a ratio that does not matter.
+LONGER_MAX, MEMORY_MAX_MB = 1.5, 300
 PAYERS = 50
 FAR_S = 1_000_000
 
@@ -77,13 +77,13 @@ def memory_mb(lab: Lab) -> float:
 def test_a_killed_queue_of_a_hundred_thousand_serves_soon_and_stays_small(
     cheap: PasswordCost, eventually: Eventually
 ) -> None:
-    """SIGKILL; until it serves again it works no more than a second longer than one without a queue."""
+    """SIGKILL; until it serves again it works at most half as long again as an empty one."""
     with Lab(name="long", bank_servers=1, auth_servers=1, processes=["queue"], password_cost=cheap) as lab:
         empty_s = work_s(lab)
         fill(lab, VERY_MANY)
         lab.crash("queue")
         lab.restart("queue")
-        assert work_s(lab) < empty_s + LONGER_MAX_S
+        assert work_s(lab) < LONGER_MAX * empty_s
         assert left(lab) >= VERY_MANY
         assert len(lab.operator.queued(limit=10_000)) == 10_000
         assert lab.operator.retry_now().queued >= VERY_MANY

@@ -287,8 +287,9 @@ def test_another_process_that_writes_is_waited_for_off_the_loop(tmp_path: Path) 
             other.execute("BEGIN IMMEDIATE")
             other.execute("INSERT INTO notes (id, text) VALUES (1, 'theirs')")
             mine = asyncio.create_task(store.run(note(2)))
-            for _ in range(100):
-                await asyncio.sleep(0.001)
+            async with asyncio.timeout(5):  # a loop that waits for the lock itself is late
+                for _ in range(100):
+                    await asyncio.sleep(0.001)
             assert not mine.done()
             other.execute("COMMIT")
         assert await mine == 2

@@ -132,14 +132,14 @@ def _ledgers_agree(
     The books were read after `posted_before` was counted and before the history is asked again, so payments
     that are under way disturb neither side.
     """
-    count, found = 0, []
+    picture, count, found = history.picture, 0, list[str]()
     for bank, rows in books.transactions.items():
         committed = [txn for txn, (state, _) in rows.items() if state == "COMMITTED"]
         count += len(committed)
         found += [
             f"{bank} has committed {txn}, of which the history knows nothing"
             for txn in committed
-            if history.picture.txn(txn).at.get(bank) != "COMMITTED"
+            if picture.txn(txn).at.get(bank) != "COMMITTED"
         ]
         if len(committed) < posted_before[bank]:
             found.append(f"{bank} has committed {len(committed)}, the history saw {posted_before[bank]}")
