@@ -32,10 +32,16 @@ class Batcher(Generic[Item, Result]):
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
         spawn: Spawn,
+        overlap: bool = False,
     ) -> None:
-        """`send` takes a call's items and returns a result for each; one call is under way at a time."""
+        """`send` takes a call's items and returns a result for each.
+
+        One call is under way at a time, or with `overlap` any number: then only what is submitted at the same
+        moment goes together.
+        """
         self._send = send
         self._spawn = spawn
+        self._overlap = overlap
         self._sending = False
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
 
@@ -55,7 +61,10 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.sleep(pause_s)
                 pause_s = PAUSE_S
                 batch, self._waiting = self._waiting[:BATCH_ITEMS_MAX], self._waiting[BATCH_ITEMS_MAX:]
-                await self._call(batch)
+                if self._overlap:
+                    self._spawn(self._call(batch))
+                else:
+                    await self._call(batch)
         finally:
             self._sending = False
 

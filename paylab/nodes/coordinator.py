@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from paylab.core import messages
 from paylab.core.authorization import Role
 from paylab.core.coordinator import Coordinator, Timing
 from paylab.core.effects import Append, Effect, Reply, Send, SetTimer, TimerKind
@@ -31,6 +32,8 @@ from paylab.pb import coordinator_pb2_grpc as pb_grpc
 # Answer UNDECIDED this long before the caller would stop listening.
 ANSWER_MARGIN_S = 0.2
 FORGET_EVERY_S = 10.0
+# Once the first outcome of a call is known, the others get this long to be answered with it.
+STRAGGLERS_S = 0.05
 
 
 class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
@@ -82,22 +85,20 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
     # Coordinator --------------------------------------------------------------------------------
 
     async def Commit(self, request: pb.CommitRequest, context: Any) -> pb.CommitResponse:
-        """Carry one attempt out. UNDECIDED when the caller's time ends first; the work goes on."""
-        commit = wire.commit_from_pb(request)
-        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        waiters = self._waiters.setdefault(commit.txn, [])
-        waiters.append(waiter)
-        self._feed(commit.txn.payment, lambda: self._core.commit(commit, now=self.host.now()))
+        """Carry attempts out. UNDECIDED for those that outlast the others or the call; they go on."""
+        commits = [wire.commit_from_pb(item) for item in request.items]
+        asked = [(commit.txn, self._waiter(commit.txn)) for commit in commits]
+        for commit in commits:
+            self._feed(commit.txn.payment, partial(self._opened, commit))
         try:
-            async with asyncio.timeout(_patience_s(context)):
-                answer = await waiter
-        except TimeoutError:
-            answer = Answer(commit.txn, Outcome.UNDECIDED)
+            await _most([waiter for _, waiter in asked], timeout_s=_patience_s(context))
         finally:
-            waiters.remove(waiter)
-            if not waiters:
-                self._waiters.pop(commit.txn, None)
-        return wire.answer_to_pb(answer, epoch=self._core.epoch)
+            for txn, waiter in asked:
+                self._waiters[txn].remove(waiter)
+                if not self._waiters[txn]:
+                    del self._waiters[txn]
+        answers = (w.result() if w.done() else Answer(txn, Outcome.UNDECIDED) for txn, w in asked)
+        return pb.CommitResponse(answers=map(wire.answer_to_pb, answers), epoch=self._core.epoch)
 
     async def GetDecision(self, request: pb.GetDecisionRequest, context: Any) -> pb.GetDecisionResponse:
         """Answer banks in doubt, never with a decision that is not durable yet."""
@@ -187,6 +188,14 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
             for line in await self._log.resolutions()
         ]
         return pb.ListResolutionsResponse(resolutions=lines)
+
+    def _waiter(self, txn: Txn) -> "asyncio.Future[Answer]":
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(txn, []).append(waiter)
+        return waiter
+
+    def _opened(self, commit: messages.Commit) -> list[Effect]:
+        return self._core.commit(commit, now=self.host.now())
 
     # The driver ---------------------------------------------------------------------------------
 
@@ -332,6 +341,15 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
 def _routed(bank: str, about: str) -> tuple[tuple[str, str], ...]:
     """Where a batch goes: to the bank, and if its balancer cares, where its first item belongs."""
     return ((BANK_KEY, bank), (ACCOUNT_KEY, f"{bank}/{about}"))
+
+
+async def _most(waiters: Sequence["asyncio.Future[Answer]"], *, timeout_s: float | None) -> None:
+    """Wait until all are done, or until some are and the others take much longer, or until the time ends."""
+    if not waiters:
+        return
+    done, others = await asyncio.wait(waiters, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    if done and others:
+        await asyncio.wait(others, timeout=STRAGGLERS_S)
 
 
 def _patience_s(context: Any) -> float | None:

@@ -15,11 +15,12 @@ from paylab.core import payment as rules
 from paylab.core.authorization import Role
 from paylab.core.backoff import exponential, full_jitter
 from paylab.core.idempotency import KEY_RETENTION_S, frozen
-from paylab.core.messages import Commit
+from paylab.core.messages import Answer, Commit
 from paylab.core.money import Money
 from paylab.core.payment import Operation, Payment, State
 from paylab.errors import NotFound, OutcomeUnknown
 from paylab.nodes import wire
+from paylab.nodes.batching import Batcher
 from paylab.nodes.host import Host
 from paylab.nodes.interceptors import REPLAYED_KEY, current_caller, current_peer
 from paylab.nodes.node import Node
@@ -63,6 +64,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         self._key_retention_s = key_retention_s
         self._epoch = 0
         self._learning = asyncio.Lock()
+        self._commits = Batcher(self._ask_together, spawn=host.spawn, overlap=True)
         self._drivers: dict[str, asyncio.Task[Payment]] = {}
         self._changed = asyncio.Condition()
         self._pumps = {
@@ -221,12 +223,9 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         asked = failures = 0
         while payment.state is State.PREPARING:
             asked += 1
-            timeout_s = exponential(asked, base_s=COMMIT_TIMEOUT_S, cap_s=COMMIT_TIMEOUT_CAP_S)
-            request = wire.commit_to_pb(
-                Commit(payment.txn, payment.legs, payment.expires_at_s, payment.epoch)
-            )
+            commit = Commit(payment.txn, payment.legs, payment.expires_at_s, payment.epoch)
             try:
-                response = await self._coordinator().Commit(request, timeout=timeout_s)
+                answer = await (self._commits.submit(commit) if asked == 1 else self._ask(commit, asked))
             except grpc.aio.AioRpcError:
                 # It may have been begun: only this attempt may be asked about again.
                 failures += 1
@@ -234,17 +233,28 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
                     full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self.host.rng)
                 )
                 continue
-            self._epoch = max(self._epoch, response.epoch)
             following = self.host.decisions.gateway_conclude(
-                payment,
-                wire.answer_from_pb(payment.txn, response),
-                expires_at_s=self._expiry(),
-                epoch=self._epoch,
+                payment, answer, expires_at_s=self._expiry(), epoch=self._epoch
             )
             if following != payment:
                 payment = await self._replace(payment, following)
                 asked = failures = 0
         return payment
+
+    async def _ask_together(
+        self, commits: Sequence[Commit], *, timeout_s: float = COMMIT_TIMEOUT_S
+    ) -> list[Answer]:
+        """Ask the coordinator about attempts that were opened at the same moment."""
+        request = coordinator_pb2.CommitRequest(items=map(wire.commit_to_pb, commits))
+        response = await self._coordinator().Commit(request, timeout=timeout_s)
+        self._epoch = max(self._epoch, response.epoch)
+        return [wire.answer_from_pb(answer) for answer in response.answers]
+
+    async def _ask(self, commit: Commit, asked: int) -> Answer:
+        """Ask once more about an attempt that outlasted others: alone, so that nobody waits for it."""
+        timeout_s = exponential(asked, base_s=COMMIT_TIMEOUT_S, cap_s=COMMIT_TIMEOUT_CAP_S)
+        (answer,) = await self._ask_together([commit], timeout_s=timeout_s)
+        return answer
 
     async def _replace(self, payment: Payment, following: Payment) -> Payment:
         """Compare-and-set the payment's row, with its outbox rows; returns what stands there afterwards."""

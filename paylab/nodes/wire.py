@@ -166,9 +166,9 @@ def _order_from_pb(message: money_pb2.HoldOrder) -> core.HoldOrder:
 # Two-phase commit -----------------------------------------------------------------------------------
 
 
-def commit_to_pb(commit: core.Commit) -> coordinator_pb2.CommitRequest:
+def commit_to_pb(commit: core.Commit) -> coordinator_pb2.Commit:
     """Write a Commit."""
-    return coordinator_pb2.CommitRequest(
+    return coordinator_pb2.Commit(
         txn=txn_to_pb(commit.txn),
         legs=_legs_to_pb(commit.legs),
         expires_at_s=commit.expires_at_s,
@@ -176,7 +176,7 @@ def commit_to_pb(commit: core.Commit) -> coordinator_pb2.CommitRequest:
     )
 
 
-def commit_from_pb(message: coordinator_pb2.CommitRequest) -> core.Commit:
+def commit_from_pb(message: coordinator_pb2.Commit) -> core.Commit:
     """Read a Commit. Raises InvalidRequest when its legs do not sum to zero in one currency."""
     legs = _legs_from_pb(message.legs)
     currencies = {leg.money.currency for leg in legs}
@@ -203,19 +203,24 @@ def outcome_from_pb(number: int) -> core.Outcome:
     return _OUTCOME_FROM_PB.get(number, core.Outcome.UNDECIDED)
 
 
-def answer_to_pb(answer: core.Answer, *, epoch: int) -> coordinator_pb2.CommitResponse:
+def answer_to_pb(answer: core.Answer) -> coordinator_pb2.Answer:
     """Write the coordinator's answer."""
-    return coordinator_pb2.CommitResponse(
+    return coordinator_pb2.Answer(
+        txn=txn_to_pb(answer.txn),
         outcome=outcome_to_pb(answer.outcome),
         reason=answer.reason,
-        epoch=epoch,
         committed_attempt=answer.committed_attempt,
     )
 
 
-def answer_from_pb(txn: core.Txn, message: coordinator_pb2.CommitResponse) -> core.Answer:
-    """Read the coordinator's answer about `txn`."""
-    return core.Answer(txn, outcome_from_pb(message.outcome), message.reason, message.committed_attempt)
+def answer_from_pb(message: coordinator_pb2.Answer) -> core.Answer:
+    """Read the coordinator's answer."""
+    return core.Answer(
+        txn_from_pb(message.txn),
+        outcome_from_pb(message.outcome),
+        message.reason,
+        message.committed_attempt,
+    )
 
 
 def prepare_to_pb(prepare: core.Prepare) -> bank_pb2.Prepare:
@@ -321,7 +326,8 @@ _PAYMENTS: dict[type, Callable[[Any], Sequence[str]]] = {
     payment_gateway_pb2.GiveUpRequest: lambda m: [m.payment],
     payment_gateway_pb2.CancelPaymentRequest: lambda m: [m.payment],
     payment_gateway_pb2.RequeueRequest: lambda m: [m.payment],
-    coordinator_pb2.CommitRequest: lambda m: [m.txn.payment],
+    coordinator_pb2.CommitRequest: _items("items"),
+    coordinator_pb2.CommitResponse: _items("answers"),
     coordinator_pb2.GetDecisionRequest: lambda m: [txn.payment for txn in m.txns],
     coordinator_pb2.AcknowledgeRequest: lambda m: [txn.payment for txn in m.txns],
     bank_pb2.PrepareRequest: _items("items"),

@@ -25,51 +25,55 @@ _sym_db = _symbol_database.Default()
 from paylab.pb import money_pb2 as paylab_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpaylab/v1/coordinator.proto\x12\tpaylab.v1\x1a\x15paylab/v1/money.proto\"o\n\rCommitRequest\x12\x1b\n\x03txn\x18\x01 \x01(\x0b\x32\x0e.paylab.v1.Txn\x12\x1c\n\x04legs\x18\x02 \x03(\x0b\x32\x0e.paylab.v1.Leg\x12\x14\n\x0c\x65xpires_at_s\x18\x03 \x01(\x01\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"o\n\x0e\x43ommitResponse\x12#\n\x07outcome\x18\x01 \x01(\x0e\x32\x12.paylab.v1.Outcome\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x19\n\x11\x63ommitted_attempt\x18\x04 \x01(\r\"2\n\x12GetDecisionRequest\x12\x1c\n\x04txns\x18\x01 \x03(\x0b\x32\x0e.paylab.v1.Txn\";\n\x13GetDecisionResponse\x12$\n\x08outcomes\x18\x01 \x03(\x0e\x32\x12.paylab.v1.Outcome\"2\n\x12\x41\x63knowledgeRequest\x12\x1c\n\x04txns\x18\x01 \x03(\x0b\x32\x0e.paylab.v1.Txn\"\x15\n\x13\x41\x63knowledgeResponse\"\x11\n\x0fGetEpochRequest\"!\n\x10GetEpochResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\x14\n\x12ListInDoubtRequest\";\n\x13ListInDoubtResponse\x12$\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x12.paylab.v1.InDoubt\"J\n\x07InDoubt\x12\x1b\n\x03txn\x18\x01 \x01(\x0b\x32\x0e.paylab.v1.Txn\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x13\n\x0bwaiting_for\x18\x03 \x03(\t\"1\n\x0eResolveRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\x08\".\n\x0fResolveResponse\x12\x1b\n\x03txn\x18\x01 \x01(\x0b\x32\x0e.paylab.v1.Txn\"\x15\n\x13RetryInDoubtRequest\"(\n\x14RetryInDoubtResponse\x12\x10\n\x08messages\x18\x01 \x01(\r\"\x18\n\x16ListResolutionsRequest\"E\n\x17ListResolutionsResponse\x12*\n\x0bresolutions\x18\x01 \x03(\x0b\x32\x15.paylab.v1.Resolution\"Y\n\nResolution\x12\x1b\n\x03txn\x18\x01 \x01(\x0b\x32\x0e.paylab.v1.Txn\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\x08\x12\x10\n\x08operator\x18\x03 \x01(\t\x12\x0c\n\x04\x61t_s\x18\x04 \x01(\x01*]\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\r\n\tUNDECIDED\x10\x01\x12\x15\n\x11OUTCOME_COMMITTED\x10\x02\x12\x13\n\x0fOUTCOME_ABORTED\x10\x03\x32\xe4\x04\n\x0b\x43oordinator\x12=\n\x06\x43ommit\x12\x18.paylab.v1.CommitRequest\x1a\x19.paylab.v1.CommitResponse\x12L\n\x0bGetDecision\x12\x1d.paylab.v1.GetDecisionRequest\x1a\x1e.paylab.v1.GetDecisionResponse\x12L\n\x0b\x41\x63knowledge\x12\x1d.paylab.v1.AcknowledgeRequest\x1a\x1e.paylab.v1.AcknowledgeResponse\x12\x43\n\x08GetEpoch\x12\x1a.paylab.v1.GetEpochRequest\x1a\x1b.paylab.v1.GetEpochResponse\x12L\n\x0bListInDoubt\x12\x1d.paylab.v1.ListInDoubtRequest\x1a\x1e.paylab.v1.ListInDoubtResponse\x12@\n\x07Resolve\x12\x19.paylab.v1.ResolveRequest\x1a\x1a.paylab.v1.ResolveResponse\x12K\n\x08RetryNow\x12\x1e.paylab.v1.RetryInDoubtRequest\x1a\x1f.paylab.v1.RetryInDoubtResponse\x12X\n\x0fListResolutions\x12!.paylab.v1.ListResolutionsRequest\x1a\".paylab.v1.ListResolutionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpaylab/v1/coordinator.proto\x12\tpaylab.v1\x1a\x15paylab/v1/money.proto\"1\n\rCommitRequest\x12 \n\x05items\x18\x01 \x03(\x0b\x32\x11.paylab.v1.Commit\"h\n\x06\x43ommit\x12\x1b\n\x03txn\x18\x01 \x01(\x0b\x32\x0e.paylab.v1.Txn\x12\x1c\n\x04legs\x18\x02 \x03(\x0b\x32\x0e.paylab.v1.Leg\x12\x14\n\x0c\x65xpires_at_s\x18\x03 \x01(\x01\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"C\n\x0e\x43ommitResponse\x12\"\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x11.paylab.v1.Answer\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"u\n\x06\x41nswer\x12\x1b\n\x03txn\x18\x01 \x01(\x0b\x32\x0e.paylab.v1.Txn\x12#\n\x07outcome\x18\x02 \x01(\x0e\x32\x12.paylab.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x19\n\x11\x63ommitted_attempt\x18\x04 \x01(\r\"2\n\x12GetDecisionRequest\x12\x1c\n\x04txns\x18\x01 \x03(\x0b\x32\x0e.paylab.v1.Txn\";\n\x13GetDecisionResponse\x12$\n\x08outcomes\x18\x01 \x03(\x0e\x32\x12.paylab.v1.Outcome\"2\n\x12\x41\x63knowledgeRequest\x12\x1c\n\x04txns\x18\x01 \x03(\x0b\x32\x0e.paylab.v1.Txn\"\x15\n\x13\x41\x63knowledgeResponse\"\x11\n\x0fGetEpochRequest\"!\n\x10GetEpochResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\x14\n\x12ListInDoubtRequest\";\n\x13ListInDoubtResponse\x12$\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x12.paylab.v1.InDoubt\"J\n\x07InDoubt\x12\x1b\n\x03txn\x18\x01 \x01(\x0b\x32\x0e.paylab.v1.Txn\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x13\n\x0bwaiting_for\x18\x03 \x03(\t\"1\n\x0eResolveRequest\x12\x0f\n\x07payment\x18\x01 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\x08\".\n\x0fResolveResponse\x12\x1b\n\x03txn\x18\x01 \x01(\x0b\x32\x0e.paylab.v1.Txn\"\x15\n\x13RetryInDoubtRequest\"(\n\x14RetryInDoubtResponse\x12\x10\n\x08messages\x18\x01 \x01(\r\"\x18\n\x16ListResolutionsRequest\"E\n\x17ListResolutionsResponse\x12*\n\x0bresolutions\x18\x01 \x03(\x0b\x32\x15.paylab.v1.Resolution\"Y\n\nResolution\x12\x1b\n\x03txn\x18\x01 \x01(\x0b\x32\x0e.paylab.v1.Txn\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\x08\x12\x10\n\x08operator\x18\x03 \x01(\t\x12\x0c\n\x04\x61t_s\x18\x04 \x01(\x01*]\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\r\n\tUNDECIDED\x10\x01\x12\x15\n\x11OUTCOME_COMMITTED\x10\x02\x12\x13\n\x0fOUTCOME_ABORTED\x10\x03\x32\xe4\x04\n\x0b\x43oordinator\x12=\n\x06\x43ommit\x12\x18.paylab.v1.CommitRequest\x1a\x19.paylab.v1.CommitResponse\x12L\n\x0bGetDecision\x12\x1d.paylab.v1.GetDecisionRequest\x1a\x1e.paylab.v1.GetDecisionResponse\x12L\n\x0b\x41\x63knowledge\x12\x1d.paylab.v1.AcknowledgeRequest\x1a\x1e.paylab.v1.AcknowledgeResponse\x12\x43\n\x08GetEpoch\x12\x1a.paylab.v1.GetEpochRequest\x1a\x1b.paylab.v1.GetEpochResponse\x12L\n\x0bListInDoubt\x12\x1d.paylab.v1.ListInDoubtRequest\x1a\x1e.paylab.v1.ListInDoubtResponse\x12@\n\x07Resolve\x12\x19.paylab.v1.ResolveRequest\x1a\x1a.paylab.v1.ResolveResponse\x12K\n\x08RetryNow\x12\x1e.paylab.v1.RetryInDoubtRequest\x1a\x1f.paylab.v1.RetryInDoubtResponse\x12X\n\x0fListResolutions\x12!.paylab.v1.ListResolutionsRequest\x1a\".paylab.v1.ListResolutionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paylab.pb.coordinator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1044
-  _globals['_OUTCOME']._serialized_end=1137
+  _globals['_OUTCOME']._serialized_start=1163
+  _globals['_OUTCOME']._serialized_end=1256
   _globals['_COMMITREQUEST']._serialized_start=65
-  _globals['_COMMITREQUEST']._serialized_end=176
-  _globals['_COMMITRESPONSE']._serialized_start=178
+  _globals['_COMMITREQUEST']._serialized_end=114
+  _globals['_COMMIT']._serialized_start=116
+  _globals['_COMMIT']._serialized_end=220
+  _globals['_COMMITRESPONSE']._serialized_start=222
   _globals['_COMMITRESPONSE']._serialized_end=289
-  _globals['_GETDECISIONREQUEST']._serialized_start=291
-  _globals['_GETDECISIONREQUEST']._serialized_end=341
-  _globals['_GETDECISIONRESPONSE']._serialized_start=343
-  _globals['_GETDECISIONRESPONSE']._serialized_end=402
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=404
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=454
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=456
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=477
-  _globals['_GETEPOCHREQUEST']._serialized_start=479
-  _globals['_GETEPOCHREQUEST']._serialized_end=496
-  _globals['_GETEPOCHRESPONSE']._serialized_start=498
-  _globals['_GETEPOCHRESPONSE']._serialized_end=531
-  _globals['_LISTINDOUBTREQUEST']._serialized_start=533
-  _globals['_LISTINDOUBTREQUEST']._serialized_end=553
-  _globals['_LISTINDOUBTRESPONSE']._serialized_start=555
-  _globals['_LISTINDOUBTRESPONSE']._serialized_end=614
-  _globals['_INDOUBT']._serialized_start=616
-  _globals['_INDOUBT']._serialized_end=690
-  _globals['_RESOLVEREQUEST']._serialized_start=692
-  _globals['_RESOLVEREQUEST']._serialized_end=741
-  _globals['_RESOLVERESPONSE']._serialized_start=743
-  _globals['_RESOLVERESPONSE']._serialized_end=789
-  _globals['_RETRYINDOUBTREQUEST']._serialized_start=791
-  _globals['_RETRYINDOUBTREQUEST']._serialized_end=812
-  _globals['_RETRYINDOUBTRESPONSE']._serialized_start=814
-  _globals['_RETRYINDOUBTRESPONSE']._serialized_end=854
-  _globals['_LISTRESOLUTIONSREQUEST']._serialized_start=856
-  _globals['_LISTRESOLUTIONSREQUEST']._serialized_end=880
-  _globals['_LISTRESOLUTIONSRESPONSE']._serialized_start=882
-  _globals['_LISTRESOLUTIONSRESPONSE']._serialized_end=951
-  _globals['_RESOLUTION']._serialized_start=953
-  _globals['_RESOLUTION']._serialized_end=1042
-  _globals['_COORDINATOR']._serialized_start=1140
-  _globals['_COORDINATOR']._serialized_end=1752
+  _globals['_ANSWER']._serialized_start=291
+  _globals['_ANSWER']._serialized_end=408
+  _globals['_GETDECISIONREQUEST']._serialized_start=410
+  _globals['_GETDECISIONREQUEST']._serialized_end=460
+  _globals['_GETDECISIONRESPONSE']._serialized_start=462
+  _globals['_GETDECISIONRESPONSE']._serialized_end=521
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=523
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=573
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=575
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=596
+  _globals['_GETEPOCHREQUEST']._serialized_start=598
+  _globals['_GETEPOCHREQUEST']._serialized_end=615
+  _globals['_GETEPOCHRESPONSE']._serialized_start=617
+  _globals['_GETEPOCHRESPONSE']._serialized_end=650
+  _globals['_LISTINDOUBTREQUEST']._serialized_start=652
+  _globals['_LISTINDOUBTREQUEST']._serialized_end=672
+  _globals['_LISTINDOUBTRESPONSE']._serialized_start=674
+  _globals['_LISTINDOUBTRESPONSE']._serialized_end=733
+  _globals['_INDOUBT']._serialized_start=735
+  _globals['_INDOUBT']._serialized_end=809
+  _globals['_RESOLVEREQUEST']._serialized_start=811
+  _globals['_RESOLVEREQUEST']._serialized_end=860
+  _globals['_RESOLVERESPONSE']._serialized_start=862
+  _globals['_RESOLVERESPONSE']._serialized_end=908
+  _globals['_RETRYINDOUBTREQUEST']._serialized_start=910
+  _globals['_RETRYINDOUBTREQUEST']._serialized_end=931
+  _globals['_RETRYINDOUBTRESPONSE']._serialized_start=933
+  _globals['_RETRYINDOUBTRESPONSE']._serialized_end=973
+  _globals['_LISTRESOLUTIONSREQUEST']._serialized_start=975
+  _globals['_LISTRESOLUTIONSREQUEST']._serialized_end=999
+  _globals['_LISTRESOLUTIONSRESPONSE']._serialized_start=1001
+  _globals['_LISTRESOLUTIONSRESPONSE']._serialized_end=1070
+  _globals['_RESOLUTION']._serialized_start=1072
+  _globals['_RESOLUTION']._serialized_end=1161
+  _globals['_COORDINATOR']._serialized_start=1259
+  _globals['_COORDINATOR']._serialized_end=1871
 # @@protoc_insertion_point(module_scope)

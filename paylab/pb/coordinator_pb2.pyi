@@ -52,6 +52,28 @@ Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 class CommitRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Commit]:
+        """One for each attempt; each is decided by itself."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___Commit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitRequest: _TypeAlias = CommitRequest  # noqa: Y015
+
+@_typing.final
+class Commit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     TXN_FIELD_NUMBER: _builtins.int
     LEGS_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_S_FIELD_NUMBER: _builtins.int
@@ -82,39 +104,67 @@ class CommitRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CommitRequest: _TypeAlias = CommitRequest  # noqa: Y015
+Global___Commit: _TypeAlias = Commit  # noqa: Y015
 
 @_typing.final
 class CommitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    OUTCOME_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
-    COMMITTED_ATTEMPT_FIELD_NUMBER: _builtins.int
-    outcome: Global___Outcome.ValueType
-    """The attempt's outcome."""
-    reason: _builtins.str
-    """Why it was aborted: a bank's reason, BANK_UNREACHABLE, EXPIRED, WRONG_EPOCH, OLDER_ATTEMPT."""
     epoch: _builtins.int
-    """The coordinator's present epoch, for the next attempt."""
-    committed_attempt: _builtins.int
-    """The attempt that committed, which may be another than the one asked about."""
+    """The coordinator's present epoch, for the next attempts."""
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Answer]:
+        """One for each item, in the order of the request."""
+
     def __init__(
         self,
         *,
-        outcome: Global___Outcome.ValueType = ...,
-        reason: _builtins.str = ...,
+        answers: _abc.Iterable[Global___Answer] | None = ...,
         epoch: _builtins.int = ...,
-        committed_attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_attempt", b"committed_attempt", "epoch", b"epoch", "outcome", b"outcome", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "epoch", b"epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CommitResponse: _TypeAlias = CommitResponse  # noqa: Y015
+
+@_typing.final
+class Answer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TXN_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COMMITTED_ATTEMPT_FIELD_NUMBER: _builtins.int
+    outcome: Global___Outcome.ValueType
+    """Its outcome."""
+    reason: _builtins.str
+    """Why it was aborted: a bank's reason, BANK_UNREACHABLE, EXPIRED, WRONG_EPOCH, OLDER_ATTEMPT."""
+    committed_attempt: _builtins.int
+    """The attempt that committed, which may be another than the one asked about."""
+    @_builtins.property
+    def txn(self) -> _money_pb2.Txn:
+        """The attempt."""
+
+    def __init__(
+        self,
+        *,
+        txn: _money_pb2.Txn | None = ...,
+        outcome: Global___Outcome.ValueType = ...,
+        reason: _builtins.str = ...,
+        committed_attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_attempt", b"committed_attempt", "outcome", b"outcome", "reason", b"reason", "txn", b"txn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Answer: _TypeAlias = Answer  # noqa: Y015
 
 @_typing.final
 class GetDecisionRequest(_message.Message):

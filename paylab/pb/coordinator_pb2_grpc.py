@@ -80,7 +80,8 @@ class CoordinatorServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Commit(self, request, context):
-        """Carries out one attempt and answers with its outcome. Safe to repeat: an attempt is begun once.
+        """Carries out attempts and answers with their outcomes once they are known; if one takes longer than the
+        others, with UNDECIDED for it. Safe to repeat: an attempt is begun once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

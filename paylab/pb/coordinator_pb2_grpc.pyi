@@ -32,7 +32,9 @@ class CoordinatorStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CoordinatorAsyncStub: ...
     Commit: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CommitRequest, _coordinator_pb2.CommitResponse]
-    """Carries out one attempt and answers with its outcome. Safe to repeat: an attempt is begun once."""
+    """Carries out attempts and answers with their outcomes once they are known; if one takes longer than the
+    others, with UNDECIDED for it. Safe to repeat: an attempt is begun once.
+    """
     GetDecision: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetDecisionRequest, _coordinator_pb2.GetDecisionResponse]
     """The decision on transactions, for banks in doubt. One that is not known is aborted for good."""
     Acknowledge: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AcknowledgeRequest, _coordinator_pb2.AcknowledgeResponse]
@@ -52,7 +54,9 @@ class CoordinatorStub:
 class CoordinatorAsyncStub(CoordinatorStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Commit: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CommitRequest, _coordinator_pb2.CommitResponse]  # type: ignore[assignment]
-    """Carries out one attempt and answers with its outcome. Safe to repeat: an attempt is begun once."""
+    """Carries out attempts and answers with their outcomes once they are known; if one takes longer than the
+    others, with UNDECIDED for it. Safe to repeat: an attempt is begun once.
+    """
     GetDecision: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetDecisionRequest, _coordinator_pb2.GetDecisionResponse]  # type: ignore[assignment]
     """The decision on transactions, for banks in doubt. One that is not known is aborted for good."""
     Acknowledge: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AcknowledgeRequest, _coordinator_pb2.AcknowledgeResponse]  # type: ignore[assignment]
@@ -75,7 +79,9 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.CommitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.CommitResponse, _abc.Awaitable[_coordinator_pb2.CommitResponse]]:
-        """Carries out one attempt and answers with its outcome. Safe to repeat: an attempt is begun once."""
+        """Carries out attempts and answers with their outcomes once they are known; if one takes longer than the
+        others, with UNDECIDED for it. Safe to repeat: an attempt is begun once.
+        """
 
     @_abc_1.abstractmethod
     def GetDecision(

@@ -97,13 +97,12 @@ def customer_calls_prepare(target: Target) -> Attempt:
 @attack(weaken="access.rule", status=DENIED, success="the coordinator takes the logger's order")
 def node_of_the_wrong_role(target: Target) -> Attempt:
     """A logger that was taken over orders a commit: ROLE. Only the gateway may say Commit."""
-    request = coordinator_pb2.CommitRequest(
-        txn=money_pb2.Txn(payment=target.new_name("theft"), attempt=1),
-        legs=[
-            money_pb2.Leg(bank=bank, account=who, money=money_pb2.Money(amount_minor=minor, currency="EUR"))
-            for bank, who, minor in (("alpine", "alice", -500), ("boreal", "mallory", 500))
-        ],
-    )
+    legs = [
+        money_pb2.Leg(bank=bank, account=who, money=money_pb2.Money(amount_minor=minor, currency="EUR"))
+        for bank, who, minor in (("alpine", "alice", -500), ("boreal", "mallory", 500))
+    ]
+    txn = money_pb2.Txn(payment=target.new_name("theft"), attempt=1)
+    request = coordinator_pb2.CommitRequest(items=[coordinator_pb2.Commit(txn=txn, legs=legs)])
     logger = Identity("logger", Role.LOGGER)
     stub = coordinator_pb2_grpc.CoordinatorStub
     return target.ask(stub, "Commit", request, node="coordinator", identity=logger).attempt()

@@ -44,7 +44,7 @@ _ASKS: dict[type, Callable[[Event], str]] = {
         f"the queue asked the gateway to try {e.detail.payment} again"
     ),
     coordinator_pb2.CommitRequest: lambda e: (
-        f"the gateway asked the coordinator to carry out {wire.txn_from_pb(e.detail.txn)}"
+        f"the gateway asked the coordinator to carry out {_txns(e.detail.items)}"
     ),
     coordinator_pb2.GetDecisionRequest: lambda e: (
         f"{e.node}, in doubt, asked the coordinator about {_txns(e.detail.txns)}"
@@ -74,7 +74,9 @@ _SAYS: dict[type, Callable[[Any], str]] = {
     payment_gateway_pb2.Receipt: lambda m: (
         f"{payment_gateway_pb2.PaymentState.Name(m.state)} {m.reason}".rstrip() + f", payment {m.payment}"
     ),
-    coordinator_pb2.CommitResponse: lambda m: f"{_outcome(m.outcome)} {m.reason}".rstrip(),
+    coordinator_pb2.CommitResponse: lambda m: " and ".join(
+        f"{_outcome(answer.outcome)} {answer.reason}".rstrip() for answer in m.answers
+    ),
     coordinator_pb2.GetDecisionResponse: lambda m: " and ".join(map(_outcome, m.outcomes)),
     bank_pb2.PrepareResponse: lambda m: _votes(m.votes),
     bank_pb2.InquireResponse: lambda m: _votes(m.votes),

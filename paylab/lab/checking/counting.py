@@ -270,9 +270,9 @@ async def _pay(gateway: Host, payment: str, banks: Sequence[str], payee: str) ->
     coordinator = coordinator_pb2_grpc.CoordinatorStub(gateway.channel("coordinator"))
     epoch = (await coordinator.GetEpoch(coordinator_pb2.GetEpochRequest())).epoch
     commit = Commit(Txn(payment, 1), legs, gateway.now() + ATTEMPT_S, epoch)
-    answer = wire.answer_from_pb(
-        commit.txn, await coordinator.Commit(wire.commit_to_pb(commit), timeout=ATTEMPT_S)
-    )
+    request = coordinator_pb2.CommitRequest(items=[wire.commit_to_pb(commit)])
+    response = await coordinator.Commit(request, timeout=ATTEMPT_S)
+    answer = wire.answer_from_pb(response.answers[0])
     if answer.outcome is Outcome.COMMITTED:
         saved = coordinator_pb2.AcknowledgeRequest(txns=[wire.txn_to_pb(commit.txn)])
         await coordinator.Acknowledge(saved)

@@ -256,10 +256,11 @@ def gist(message: Any) -> str:  # noqa: PLR0911 - a case a message
                 return ""  # an abort is not acknowledged
             return "ack" if all(ack.ok for ack in message.acks) else "refused"
         case coordinator_pb2.CommitResponse():
-            return _outcome(message.outcome)
+            outcomes = {_outcome(answer.outcome) for answer in message.answers}
+            return outcomes.pop() if len(outcomes) == 1 else f"{len(message.answers)} outcomes"
         case coordinator_pb2.GetDecisionResponse():
-            outcomes = set(map(_outcome, message.outcomes))
-            return outcomes.pop() if len(outcomes) == 1 else f"{len(message.outcomes)} decisions"
+            decisions = set(map(_outcome, message.outcomes))
+            return decisions.pop() if len(decisions) == 1 else f"{len(message.outcomes)} decisions"
         case payment_gateway_pb2.Receipt():
             return payment_gateway_pb2.PaymentState.Name(message.state)
         case _:

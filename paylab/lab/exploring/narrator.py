@@ -173,9 +173,9 @@ def _written(message: Message) -> Any:  # noqa: PLR0911 - a case a message
         case Ack() as ack:
             return bank_pb2.DecideResponse(acks=[wire.ack_to_pb(ack)])
         case Commit() as commit:
-            return wire.commit_to_pb(commit)
+            return coordinator_pb2.CommitRequest(items=[wire.commit_to_pb(commit)])
         case Answered(answer, epoch):
-            return wire.answer_to_pb(answer, epoch=epoch)
+            return coordinator_pb2.CommitResponse(answers=[wire.answer_to_pb(answer)], epoch=epoch)
         case Told(_, outcome):
             return coordinator_pb2.GetDecisionResponse(outcomes=[wire.outcome_to_pb(outcome)])
         case _:

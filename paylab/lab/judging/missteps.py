@@ -191,10 +191,8 @@ class Watch:
 
     # Gateway ------------------------------------------------------------------------------------
 
-    def _commit_returned(self, event: Event, response: coordinator_pb2.CommitResponse) -> None:
-        request = self._asked.get(event.call)
-        if request is not None and response.outcome == ABORTED:
-            self._closed.add(_txn(request.txn))
+    def _commit_returned(self, _: Event, response: coordinator_pb2.CommitResponse) -> None:
+        self._closed.update(_txn(answer.txn) for answer in response.answers if answer.outcome == ABORTED)
 
     def _paid(self, event: Event, receipt: payment_gateway_pb2.Receipt) -> None:
         request = self._asked.get(event.call)
@@ -279,7 +277,6 @@ _RULES: dict[type, dict[Kind, Any]] = {
         Kind.ANSWERED: Watch._decision_answered,
         Kind.RETURNED: Watch._decision_returned,
     },
-    coordinator_pb2.CommitRequest: {Kind.SENT: Watch._keep_request},
     coordinator_pb2.CommitResponse: {Kind.RETURNED: Watch._commit_returned},
     payment_gateway_pb2.PayRequest: {Kind.SENT: Watch._keep_request},
     payment_gateway_pb2.Receipt: {Kind.ANSWERED: Watch._paid},
