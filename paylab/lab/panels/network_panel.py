@@ -115,7 +115,7 @@ class NetworkPanel(Panel):
         if journeys:
             self.send({"journeys": journeys})
         if rates or self._unread or self._journeys.busy:
-            self.wake(LOOK_S)
+            self.wake(max(LOOK_S, self.every_s))
         if self._unread and not self._reading and time.monotonic() - self._moved_at >= REST_S:
             self._unread, self._reading = False, True
             self.start_thread(self._read_ledgers)

@@ -1,4 +1,4 @@
-"""What every panel shares: batches of events at 5 Hz, actions from the page, a picture for when it is dead.
+"""What every panel shares: batches of events a few times a second, actions from the page, a picture for when it is dead.
 
 A subclass names its JS and CSS, takes events in, writes traits, and draws itself once as a still picture:
 
@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from paylab.lab.lab import Lab
 
 HERE = Path(__file__).parent
-# After a pause the page is told this soon; while more keeps coming it gets a message in the longer time.
-# Figures that change faster cannot be read, and each message costs the page a drawing.
-SOON_S, BATCH_S = 0.05, 0.2
+# After a pause the page is told this soon; while more keeps coming it gets a message in the longer time, and
+# in the longest while more than BUSY_PER_S events a second do. Figures that change faster cannot be read, and
+# each message has the page drawn anew, which takes processor time from the payments.
+SOON_S, BATCH_S, BUSY_S = 0.05, 0.2, 0.5
+BUSY_PER_S = 1500
 STILL_WIDTH_PX = 860
 # A cell's end waits at most so long for the last batch, so that a loop that stands still does not stop it.
 CATCH_UP_S = 1.0
@@ -170,6 +172,7 @@ class Panel(StillPanel):
         self._pending: list[Event] = []
         self._due_at = math.inf
         self._told_at = -math.inf
+        self.every_s = BATCH_S
         lab.at_close(self.finish)
         lab.world.call(self._begin())
 
@@ -194,7 +197,7 @@ class Panel(StillPanel):
     def _heard(self, event: Event) -> None:
         self._pending.append(event)
         if len(self._pending) == 1:
-            self.wake(max(SOON_S, self._told_at + BATCH_S - time.monotonic()))
+            self.wake(max(SOON_S, self._told_at + self.every_s - time.monotonic()))
 
     def wake(self, delay_s: float = SOON_S) -> None:
         """Have `tell` called within `delay_s`, though nothing was heard; from any thread."""
@@ -210,8 +213,11 @@ class Panel(StillPanel):
         self._catch_up()
 
     def _catch_up(self) -> None:
-        self._due_at, self._told_at = math.inf, time.monotonic()
         events, self._pending = self._pending, []
+        now = time.monotonic()
+        busy = len(events) > BUSY_PER_S * (now - self._told_at)
+        self.every_s = BUSY_S if busy else BATCH_S
+        self._due_at, self._told_at = math.inf, now
         self.take(events)
         with self._writing, self.hold_sync():
             self.tell()
