@@ -21,6 +21,7 @@ from paylab.core.decisions import DEFAULT, Decisions
 from paylab.core.transport import MESSAGE_BYTES_MAX, Transport
 from paylab.nodes.events import Event, Recorder
 from paylab.nodes.interceptors import server_interceptors
+from paylab.nodes.many_ports import ManyPorts, address_of, channel_options
 from paylab.nodes.recorded_channel import RecordedChannel
 from paylab.nodes.store import Databases, Store
 from paylab.nodes.token_verifier import TokenVerifier
@@ -72,8 +73,11 @@ class Host(Protocol):
     def store(self, name: str) -> Store:
         """The disk of that name, shared by every node that asks for the same name."""
 
-    def server(self) -> grpc.aio.Server:
-        """A server with paylab's interceptors, reachable under the node's name once it is started."""
+    def server(self, *, ports: int = 1) -> grpc.aio.Server:
+        """A server with paylab's interceptors, reachable under the node's name once it is started.
+
+        With several ports it takes several calls in at a time.
+        """
 
     def channel(self, target: str) -> grpc.aio.Channel:
         """The channel to the node of that name, wherever it is now."""
@@ -195,25 +199,23 @@ class GrpcHost:
         self._stores.append(store)
         return store
 
-    def server(self) -> grpc.aio.Server:
-        """Bind an ephemeral port of the loopback interface, demanding a client certificate."""
+    def server(self, *, ports: int = 1) -> grpc.aio.Server:
+        """Bind ephemeral ports of the loopback interface, demanding a client certificate."""
         transport = self.decisions.server_transport(self.identity)
-        server: Any = grpc.aio.server(
-            interceptors=server_interceptors(self, self.verifier), options=_options(transport)
+        interceptors, options = server_interceptors(self, self.verifier), _options(transport)
+        server = ManyPorts(
+            [grpc.aio.server(interceptors=interceptors, options=options) for _ in range(ports)]
         )
-        # Generated code registers each method twice. At every call grpc.aio begins to wait anew for a call to
-        # each of those that are registered in this way, which made half of what a call cost here.
-        server.add_registered_method_handlers = _leave_to_generic_handlers
         trusted_pem = self._credentials.ca_pem + transport.also_trusted_pem
         credentials = grpc.ssl_server_credentials(
             [(self._credentials.key_pem, self._credentials.certificate_pem)],
             root_certificates=trusted_pem if transport.client_certificates else None,
             require_client_auth=transport.client_certificates,
         )
-        port = server.add_secure_port("127.0.0.1:0", credentials)
-        self._addresses.announce(self.identity.node, f"127.0.0.1:{port}")
+        server.add_secure_port("127.0.0.1:0", credentials)
+        self._addresses.announce(self.identity.node, address_of(server.ports))
         self._servers.append(server)
-        return server  # type: ignore[no-any-return] # it is one, with one method less
+        return server
 
     def channel(self, target: str) -> grpc.aio.Channel:
         """One warm channel per target; a target that has moved gets a new one."""
@@ -232,8 +234,9 @@ class GrpcHost:
         credentials = grpc.ssl_channel_credentials(
             self._credentials.ca_pem, self._credentials.key_pem, self._credentials.certificate_pem
         )
-        options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", target))
         address = self._addresses.of(target)
+        override = ("grpc.ssl_target_name_override", target)
+        options = (*CHANNEL_OPTIONS, *channel_options(address), override)
         return grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
 
     def working(self) -> bool:
@@ -269,10 +272,6 @@ class GrpcHost:
         for _, channel in self._channels.values():
             await channel.close()
         self._channels.clear()
-
-
-def _leave_to_generic_handlers(_service: str, _handlers: Any) -> None:
-    """Register nothing."""
 
 
 def _options(transport: Transport) -> tuple[tuple[str, int], ...]:

@@ -18,6 +18,8 @@ class Node:
     """A gRPC server on a host. A subclass says what it serves, and what it does at boot."""
 
     role: ClassVar[Role]
+    # At how many ports it listens.
+    ports: ClassVar[int] = 1
 
     def __init__(self, host: Host) -> None:
         """Touch nothing yet; the world is touched in `start`."""
@@ -43,7 +45,7 @@ class Node:
     async def start(self) -> None:
         """Recover, then serve."""
         await self.boot()
-        server = self.host.server()
+        server = self.host.server(ports=self.ports)
         self._services = [*self.add_to(server), health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         reflection.enable_server_reflection(self._services, server)

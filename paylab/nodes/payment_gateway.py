@@ -56,6 +56,8 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
     """Owns payment ids. Only it opens attempts, by compare-and-set on the payment's row."""
 
     role = Role.GATEWAY
+    # Every payment is a call of its own, where other nodes are asked about many in one.
+    ports = 4
 
     def __init__(self, host: Host, *, key_retention_s: float = KEY_RETENTION_S) -> None:
         """Keep payments in the store "gateway", and their keys so long after their end."""

@@ -265,5 +265,5 @@ def test_a_restarted_node_shows_a_new_certificate(lab: Lab) -> None:
 def served_certificate(lab: Lab, node: str) -> str:
     """What a node shows to whoever connects, read by Python's own TLS."""
     assert isinstance(lab.world, RealWorld)
-    host, _, port = lab.world.address(node).rpartition(":")
+    host, _, port = lab.world.address(node).rpartition(",")[2].removeprefix("ipv4:").rpartition(":")
     return ssl.get_server_certificate((host, int(port))).strip()

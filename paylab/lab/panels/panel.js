@@ -68,7 +68,6 @@ export class Frames {
     this.onScreen = true;
     this.asked = false;
     this.due = 0;
-    this.onWake = () => {};
     this.observer = new IntersectionObserver((entries) => {
       this.onScreen = entries[entries.length - 1].isIntersecting;
       this.wake();

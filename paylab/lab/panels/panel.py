@@ -1,4 +1,4 @@
-"""What every panel shares: batches of events a few times a second, actions from the page, a picture for when it is dead.
+"""What every panel shares: events in batches, actions from the page, a picture for when it is dead.
 
 A subclass names its JS and CSS, takes events in, writes traits, and draws itself once as a still picture:
 

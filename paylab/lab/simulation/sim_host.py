@@ -209,7 +209,7 @@ class SimHost:
         self._stores.append(store)
         return store
 
-    def server(self) -> grpc.aio.Server:
+    def server(self, *, ports: int = 1) -> grpc.aio.Server:  # noqa: ARG002 - there are none
         """A server with paylab's interceptors."""
         interceptors = server_interceptors(self, self.verifier)
         server = SimServer(
