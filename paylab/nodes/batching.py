@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 BATCH_ITEMS_MAX = 100
 # When others wait as a call comes back, more are about to. A call costs the processor many times what an item
 # costs, so a busy sender waits this long before its next one: payments that share the processor gain by it.
-PAUSE_S = 0.01
+PAUSE_S = 0.03
 
 
 class Spawn(Protocol):
