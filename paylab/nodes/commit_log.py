@@ -64,7 +64,9 @@ class CommitLog:
         """Nothing is read yet."""
         self._host = host
         self._store = host.store("coordinator")
-        self._batcher: Batcher[Append, None] = Batcher(self._write, spawn=host.spawn)
+        # A payment waits for what is forced, and nobody for the rest, which must not make it wait.
+        self._forced: Batcher[Append, None] = Batcher(self._write, spawn=host.spawn)
+        self._rest: Batcher[Append, None] = Batcher(self._write, spawn=host.spawn)
 
     async def create_tables(self) -> None:
         """Create what is missing."""
@@ -94,7 +96,7 @@ class CommitLog:
 
     def append(self, append: Append) -> "asyncio.Future[None]":
         """Write a record with whatever else is waiting; the future is done once it is durable."""
-        return self._batcher.submit(append)
+        return (self._forced if append.forced else self._rest).submit(append)
 
     async def _write(self, appends: Sequence[Append]) -> Sequence[None]:
         """Write to the log; dropping a commit record is its end record."""

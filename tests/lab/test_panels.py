@@ -265,7 +265,7 @@ def test_many_events_make_few_messages(world: str, cheap: Any, eventually: Event
 def test_a_picture_knows_what_has_just_happened(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page has not been told yet is in the picture at the end of the cell all the same."""
     monkeypatch.setattr(panel_module, "SOON_S", 600.0)
-    monkeypatch.setattr(panel_module, "BATCH_S", 600.0)
+    rig.panel.every_s = 600.0
     rig.alice.pay(rig.bob, "1.00 EUR")
     told = rig.panel.live.total
     rig.alice.pay(rig.bob, "1.00 EUR")

@@ -79,6 +79,24 @@ def test_a_busy_sender_pauses_and_a_quiet_one_does_not() -> None:
     asyncio.run(run())
 
 
+def test_overlapping_calls_wait_for_nobody() -> None:
+    """What is submitted at one moment goes together, and what comes later does not wait for its answer."""
+
+    async def run() -> None:
+        receiver = Receiver()
+        batcher = Batcher(receiver.send, spawn=spawn, overlap=True)
+        first = [batcher.submit(n) for n in range(2)]
+        await receiver.started.wait()
+        receiver.started.clear()
+        second = batcher.submit(2)
+        await receiver.started.wait()
+        assert receiver.calls == [[0, 1], [2]]
+        receiver.gate.set()
+        assert await asyncio.gather(*first, second) == [0, 2, 4]
+
+    asyncio.run(run())
+
+
 def test_a_batch_has_a_limit() -> None:
     """What does not fit goes into the next call."""
 

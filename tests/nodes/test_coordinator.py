@@ -9,18 +9,21 @@ import pytest
 from paylab import Lab, Receipt
 from paylab.core.coordinator import Coordinator, Timing
 from paylab.core.effects import Append, Effect, EndRecord
-from paylab.core.messages import Ack
+from paylab.core.messages import Ack, Commit, Leg, Txn
+from paylab.core.money import Money
 from paylab.core.retry_schedule import RetrySchedule
 from paylab.errors import LabError, NotFound, WrongState
 from paylab.lab.clients import LabClient
 from paylab.lab.faults import at, crash_at_commit
 from paylab.lab.loop import LabFuture
 from paylab.lab.operator import InDoubt, Retried
+from paylab.nodes import wire
 from paylab.nodes.coordinator import CoordinatorNode
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.offline_queue import OfflineQueue
 from paylab.nodes.passwords import PasswordCost
+from paylab.pb import coordinator_pb2, coordinator_pb2_grpc
 
 Eventually = Callable[..., None]
 
@@ -241,6 +244,68 @@ def test_the_log_is_as_long_as_what_is_under_way(lab: Lab) -> None:
             assert commits(lab) <= len(futures)
         assert lab.settle(timeout_s=30)
         assert commits(lab) == 0
+
+
+# What is asked together ------------------------------------------------------------------------------
+
+
+def leg(who: LabClient, minor: int) -> Leg:
+    bank, _, account = who.account.partition("/")
+    return Leg(bank, account, Money(minor, "EUR"))
+
+
+def answered(lab: Lab, payer: LabClient, *payees: LabClient) -> tuple[list[str], float]:
+    """The outcomes of payments that the coordinator is asked about in one call, and how long that took."""
+
+    async def ask() -> tuple[list[str], float]:
+        gateway: Any = lab.network.nodes["gateway"].host
+        stub: Any = coordinator_pb2_grpc.CoordinatorStub(gateway.channel("coordinator"))
+        epoch = (await stub.GetEpoch(coordinator_pb2.GetEpochRequest())).epoch
+        commits = [
+            Commit(
+                Txn(f"asked-{next(NAMES)}", 1),
+                (leg(payer, -100), leg(payee, 100)),
+                gateway.now() + 15.0,
+                epoch,
+            )
+            for payee in payees
+        ]
+        items = [wire.commit_to_pb(commit) for commit in commits]
+        began = gateway.now()
+        response = await stub.Commit(coordinator_pb2.CommitRequest(items=items), timeout=5.0)
+        answers = [wire.answer_from_pb(answer) for answer in response.answers]
+        assert [answer.txn for answer in answers] == [commit.txn for commit in commits]
+        return [answer.outcome.value for answer in answers], gateway.now() - began
+
+    return lab.world.call(ask())
+
+
+def test_what_is_asked_together_is_answered_together(cheap: PasswordCost) -> None:
+    """All outcomes in one answer; but nobody waits for a bank that has nothing to do with him."""
+    banks = ["alpine", "boreal", "corvo"]
+    lab = Lab(name="together", world="simulated", banks=banks, password_cost=cheap)
+    alice, _, bob = people(lab)
+    carol = lab.client("carol", bank="corvo")
+    assert answered(lab, alice, bob, carol, bob)[0] == ["COMMITTED"] * 3
+    down(lab, "corvo-1", "corvo-2")
+    outcomes, took_s = answered(lab, alice, bob, carol, bob)
+    assert outcomes == ["COMMITTED", "UNDECIDED", "COMMITTED"]
+    assert took_s < 1.0
+    with pytest.raises(LabError, match="the gateway knows no such payment"):  # it was us who asked
+        lab.close()
+
+
+def test_payments_of_one_moment_are_asked_about_in_one_call(lab: Lab) -> None:
+    """Many payments, few calls; and each payment has its own outcome."""
+    alice, _, bob = people(lab)
+    before = len([e for e in lab.history if e.kind is Kind.SENT and e.method.endswith("/Commit")])
+    futures = [alice.submit_pay(bob, f"{1 + n % 2}0.00 EUR", deadline_s=60) for n in range(24)]
+    states = [future.result(60).state for future in futures]
+    assert 5 <= states.count("COMMITTED") <= 10
+    assert states.count("DECLINED") == 24 - states.count("COMMITTED")
+    asked = len([e for e in lab.history if e.kind is Kind.SENT and e.method.endswith("/Commit")]) - before
+    assert 0 < asked < 24
+    assert lab.settle(timeout_s=30)
 
 
 def test_the_coordinator_forgets_what_cannot_be_asked_again(cheap: PasswordCost) -> None:
