@@ -70,8 +70,9 @@ def test_every_figure_is_one_of_the_history(rig: Rig, eventually: Eventually) ->
     eventually(lambda: rig.panel.totals["payments"] == PAYMENTS + 1)
     events = of_payments(rig.lab)
     eventually(lambda: sum(calls for calls, _, _ in rig.panel.edges.values()) == len(sent(events)))
-    assert {edge: about[0] for edge, about in rig.panel.edges.items() if about[0]} == sent_by_edge(events)
     received = Counter(event.node for event in events if event.kind is Kind.RECEIVED)
+    eventually(lambda: sum(about[3] for about in rig.panel.nodes.values()) == received.total())
+    assert {edge: about[0] for edge, about in rig.panel.edges.items() if about[0]} == sent_by_edge(events)
     assert {node: about[3] for node, about in rig.panel.nodes.items() if about[3]} == received
     assert all(about[1] == 0 for about in rig.panel.nodes.values())
     last: dict[str, str] = {}
