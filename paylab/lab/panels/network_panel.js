@@ -15,7 +15,7 @@ const WAITING_MAX = 3;
 const WAITS_SHOWN_MS = 8000;
 const POINTS = 64;
 const ROWS = 18;
-const LIST_MS = 500;
+const LIST_MS = 1000;
 const PALETTE_MS = 400;
 const NUMBER = new Intl.NumberFormat("en");
 
@@ -642,15 +642,18 @@ function render({ model, el }) {
   }
   list.after(h("p", { class: "hint quiet" }, "Click a payment for its timeline, a node or an edge to break it."));
   let listDue = 0;
+  let listShown = -LIST_MS;
   let hovered = false;
   // A list that moves under the pointer would open what nobody meant.
   list.addEventListener("pointerenter", () => (hovered = true));
   list.addEventListener("pointerleave", () => ((hovered = false), listSoon()));
   function listSoon() {
-    if (!listDue) listDue = setTimeout(showRows, LIST_MS);
+    if (!listDue) listDue = setTimeout(showRows, Math.max(0, listShown + LIST_MS - performance.now()));
   }
+  /** Show a new payment at once, and of many that come in a row what can be read. */
   function showRows() {
     listDue = 0;
+    listShown = performance.now();
     if (hovered && !rows[0].item.hidden) return;
     const latest = model.get("rows");
     rows.forEach((row, i) => {

@@ -1,7 +1,7 @@
 // What the views of all panels share. Each panel's own file is joined behind this one.
 
 // About thirty frames a second: just above, so that a late one is made up for.
-const FRAME_MS = 31;
+const FRAME_MS = 32;
 // Drawn at the screen's beat that is nearest to when it is due. To be called at a beat and draw nothing costs
 // little; a timer that skips beats comes at odd moments between them, and motion stutters.
 const EARLY_MS = 8;
