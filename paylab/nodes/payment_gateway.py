@@ -253,7 +253,7 @@ class PaymentGateway(Node, pb_grpc.PaymentGatewayServicer):
         return [wire.answer_from_pb(answer) for answer in response.answers]
 
     async def _ask(self, commit: Commit, asked: int) -> Answer:
-        """Ask once more about an attempt that outlasted others: alone, so that nobody waits for it."""
+        """Ask once more about an attempt that is not answered yet: alone, so that nobody waits for it."""
         timeout_s = exponential(asked, base_s=COMMIT_TIMEOUT_S, cap_s=COMMIT_TIMEOUT_CAP_S)
         (answer,) = await self._ask_together([commit], timeout_s=timeout_s)
         return answer

@@ -263,6 +263,20 @@ def test_many_events_make_few_messages(world: str, cheap: Any, eventually: Event
     rig.lab.close()
 
 
+def test_a_busy_network_is_told_less_often(
+    cheap: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its page gets a message in the longest time until it is quieter."""
+    rig = Rig("real", "busy", cheap)
+    monkeypatch.setattr(panel_module, "BUSY_PER_S", 0)
+    rig.alice.pay(rig.bob, "0.01 EUR")
+    eventually(lambda: rig.panel.every_s == panel_module.BUSY_S)
+    monkeypatch.setattr(panel_module, "BUSY_PER_S", 1_000_000)
+    rig.alice.pay(rig.bob, "0.01 EUR")
+    eventually(lambda: rig.panel.every_s == panel_module.BATCH_S)
+    rig.lab.close()
+
+
 def test_a_picture_knows_what_has_just_happened(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page has not been told yet is in the picture at the end of the cell all the same."""
     monkeypatch.setattr(panel_module, "SOON_S", 600.0)

@@ -39,6 +39,7 @@ STORY = {
     "queued": (400, "COMMITTED"),
     "taken-back": (1_000_000, "CANCELLED"),
     "later": (800, "COMMITTED"),
+    "alone": (200, "COMMITTED"),
 }
 # Whoever is dead is missed within this time.
 LOOK_EVERY_S = 0.5
@@ -137,6 +138,7 @@ class Story:
         self._take_back()
         self._pass(1.0)
         self._lab.restart("boreal-1")
+        self._ask("alone")
         self._pass(3.0)
         for _ in range(ROUNDS):
             # Whoever has no final answer asks again, under the same key.
