@@ -174,3 +174,21 @@ def page(browser: Browser) -> Iterator[Page]:
     context.set_default_timeout(60_000)
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def on_stage(page: Page) -> Callable[..., Any]:
+    """Evaluates JS in the worker where the network panel's `stage` plays, again until it gives something."""
+
+    def evaluate(javascript: str, timeout_s: float = 40.0) -> Any:
+        until_s = time.monotonic() + timeout_s
+        while time.monotonic() < until_s:
+            for worker in page.workers:
+                if worker.evaluate("() => 'stage' in self"):
+                    found = worker.evaluate(f"() => {{ const stage = self.stage; return ({javascript}) }}")
+                    if found:
+                        return found
+            page.wait_for_timeout(100)
+        raise TimeoutError(f"no stage says anything but no to {javascript}")
+
+    return evaluate

@@ -96,20 +96,20 @@ def heap_mb(page: Page) -> float:
     return used / 1e6
 
 
-# How long frames took, of which the page asks for as many as it can.
+# How long frames took, of which the worker asks for as many as it can.
 WATCH = """
-seconds => new Promise(done => {
-  const frames = document.querySelector('.paylab-panel').paylab.frames;
-  const before = frames.drawn, began = performance.now(), took = [];
+new Promise(done => {
+  const { pace } = stage;
+  const before = pace.drawn, began = performance.now(), took = [];
   let last = began;
-  const real = frames.draw;
-  frames.draw = now => { took.push(now - last); last = now; return real(now); };
+  const real = pace.draw;
+  pace.draw = now => { took.push(now - last); last = now; return real(now); };
   setTimeout(() => {
-    frames.draw = real;
+    pace.draw = real;
     took.sort((a, b) => a - b);
-    const fps = 1000 * (frames.drawn - before) / (performance.now() - began);
+    const fps = 1000 * (pace.drawn - before) / (performance.now() - began);
     done({fps, p95: took[Math.floor(0.95 * took.length)]});
-  }, 1000 * seconds);
+  }, 1000 * %s);
 })
 """
 
@@ -184,19 +184,19 @@ def test_cost(what: str, load: str, page: Page, open_cells: Open, run_cell: Run)
     print(f"{statistics.median(medians):.2f} of the p50")
 
 
-def test_frames_and_heap(page: Page, open_cells: Open, run_cell: Run) -> None:
+def test_frames_and_heap(page: Page, open_cells: Open, run_cell: Run, on_stage: Callable[..., Any]) -> None:
     """Frames a second, the longest of them, and the heap after a sixth of the load and at its end."""
     open_cells("frames.ipynb", [LAB, SHOW, f"flow({RATE_PER_S}, {LOAD_S + 5})"])
     run_cell(0)
     run_cell(1)
     expect(page.locator("[data-node='gateway']")).to_be_visible(timeout=PATIENCE_MS)
     output = run_cell(2)
-    page.wait_for_function("() => document.querySelector('.paylab-panel').paylab.player.journeys.length > 1")
+    on_stage("stage.journeys.length > 1")
     began, early_s = time.monotonic(), LOAD_S / 6
     page.wait_for_timeout(1000 * early_s)
     early_mb = heap_mb(page)
     cost = Cost()
-    seen = page.evaluate(WATCH, min(60.0, LOAD_S - early_s - 2))
+    seen = on_stage(WATCH % min(60.0, LOAD_S - early_s - 2))
     print(f"\n{RATE_PER_S} payments/s: {seen['fps']:.1f} frames/s, p95 {seen['p95']:.0f} ms; {cost}")
     page.wait_for_timeout(max(0.0, 1000 * (began + LOAD_S - time.monotonic())))
     late_mb = heap_mb(page)

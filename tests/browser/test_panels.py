@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
-from playwright.sync_api import Error, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / os.environ.get("PAYLAB_SCREENSHOTS", "build/screenshots")
@@ -69,10 +69,7 @@ PAY = """() => {
   kernel.requestExecute({code: "for _ in range(4): alice.pay(bob, '0.50 EUR')"});
 }"""
 # Some payments are in the middle of their way.
-TRAVELLING = """
-() => document.querySelector('.paylab-network').paylab.player.journeys
-  .some(one => performance.now() - one.began > one.length / 3)
-"""
+TRAVELLING = "stage.journeys.some(one => performance.now() - one.began > one.length / 3)"
 
 TIMELINE = [
     """
@@ -208,7 +205,7 @@ def break_by_keyboard(page: Page, panel: Locator) -> None:
 
 @pytest.mark.browser
 def test_a_network_is_watched_and_broken(
-    page: Page, open_cells: Open, run_cell: Run, use_theme: Theme
+    page: Page, open_cells: Open, run_cell: Run, use_theme: Theme, on_stage: Callable[..., Any]
 ) -> None:
     """Figures are those of the history; nodes die by mouse and by keyboard, also while a cell is busy."""
     complaints = open_cells("network.ipynb", NETWORK)
@@ -226,8 +223,8 @@ def test_a_network_is_watched_and_broken(
         # Only a sample of payments travels, so another one may have to be made.
         for patience_ms in (PATIENCE_MS / 4, PATIENCE_MS / 4, PATIENCE_MS):
             page.evaluate(PAY)
-            with suppress(Error):  # it timed out
-                page.wait_for_function(TRAVELLING, timeout=patience_ms)
+            with suppress(TimeoutError):
+                on_stage(TRAVELLING, patience_ms / 1000)
                 return
         pytest.fail("no payment travels")
 
@@ -247,12 +244,39 @@ def test_a_network_is_watched_and_broken(
     expect(panel.locator(".banner")).to_have_attribute("data-ok", "false", timeout=PATIENCE_MS)
     expect(panel.locator(".found")).to_contain_text("boreal/bob says 7")
     # Once nothing moves nothing is drawn.
-    page.wait_for_function("() => !document.querySelector('.paylab-network').paylab.frames.asked")
-    drawn = "() => document.querySelector('.paylab-network').paylab.frames.drawn"
-    before = page.evaluate(drawn)
+    on_stage("!stage.pace.asked")
+    before = on_stage("stage.pace.drawn")
     page.wait_for_timeout(500)
-    assert page.evaluate(drawn) == before > 0
+    assert on_stage("stage.pace.drawn") == before
     assert complaints == []
+
+
+NO_CANVAS_TO_LEND = "delete HTMLCanvasElement.prototype.transferControlToOffscreen"
+NO_WORKER = "window.Worker = class { constructor() { throw new Error('forbidden') } }"
+DEAD_WORKER = """
+const Worker = window.Worker;
+window.Worker = class extends Worker { constructor() { super("data:text/javascript,throw 'no'") } };
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("lack", [NO_CANVAS_TO_LEND, NO_WORKER, DEAD_WORKER])
+def test_payments_travel_without_a_worker(lack: str, page: Page, open_cells: Open, run_cell: Run) -> None:
+    """Where no worker can play the stage the page does it."""
+    page.add_init_script(lack)
+    open_cells("alone.ipynb", NETWORK)
+    run_cell(0)
+    expect(page.locator("[data-node='gateway']")).to_be_visible(timeout=PATIENCE_MS)
+    page.evaluate(PAY)
+    page.wait_for_function(
+        """() => {
+          const { stage } = document.querySelector('.paylab-network').paylab.player;
+          const canvas = document.querySelector('.paylab-network canvas');
+          const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          return stage.journeys.length && data.some(value => value);
+        }""",
+        timeout=PATIENCE_MS,
+    )
 
 
 @pytest.mark.browser

@@ -15,7 +15,7 @@ from paylab.lab.exploring.explorer import explore
 from paylab.lab.panels import panel as panel_module
 from paylab.lab.panels.instants import Change
 from paylab.lab.panels.network_panel import NetworkPanel
-from paylab.lab.panels.panel import Panel, script
+from paylab.lab.panels.panel import Panel
 from paylab.lab.panels.still import still
 from paylab.lab.panels.timeline_panel import TimelinePanel
 from paylab.lab.planted_bugs import planted
@@ -290,9 +290,10 @@ def test_a_picture_knows_what_has_just_happened(rig: Rig, monkeypatch: pytest.Mo
 
 
 def test_a_module_is_whole() -> None:
-    """What the browser gets imports nothing, as a widget's module has no neighbours."""
-    for name in ("network_panel.js", "timeline_panel.js"):
-        module = script("panel.js", name)
+    """What the browser and its worker get imports nothing, as a widget's module has no neighbours."""
+    worker = NetworkPanel.class_traits()["stage"].default_value
+    assert not re.search(r"^\s*import\b|export default", worker, re.MULTILINE)
+    for module in (NetworkPanel._esm, TimelinePanel._esm):
         assert not re.search(r"^\s*import\b", module, re.MULTILINE)
         assert module.count("export default") == 1
 

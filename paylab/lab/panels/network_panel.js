@@ -1,327 +1,11 @@
-// The view of NetworkPanel: an SVG of nodes and edges, a canvas over it for what travels, menus, a list.
-import { h, s, write, put, begin, Frames, Ears } from "./panel.js";
+// The view of NetworkPanel: an SVG of nodes and edges, a stage over it for what travels, menus, a list.
+import { h, s, write, put, begin, Sight, Ears } from "./panel.js";
+import { COLOURS, FACTORS, FarStage, POINTS, outcome } from "./stage.js";
 
-// A payment should take about so long on screen; the factors to choose from.
-const SHOWN_MS = 4500;
-const FACTORS = [5, 10, 20, 50, 100, 200, 500, 1000, 2000];
-// A wait is cut down to so much, and whatever travels takes at least so long between two things that happen.
-const WAIT_MAX_MS = 420;
-const STEP_MIN_MS = 35;
-const LOST_MS = 420;
-const LINGER_MS = 500;
-const MARK_MS = 900;
-const PLAYED_MAX = 5;
-const WAITING_MAX = 3;
-const WAITS_SHOWN_MS = 8000;
-const POINTS = 64;
 const ROWS = 18;
 const LIST_MS = 1000;
-const PALETTE_MS = 400;
 const NUMBER = new Intl.NumberFormat("en");
-
-const OUTCOMES = {
-  COMMITTED: { colour: "--green", shape: "circle", word: "committed" },
-  DECLINED: { colour: "--vermilion", shape: "square", word: "declined" },
-  QUEUED: { colour: "--purple", shape: "triangle", word: "queued" },
-};
-const UNDECIDED = { colour: "--blue", shape: "circle", word: "under way" };
-const outcome = (state) => OUTCOMES[state] || UNDECIDED;
 const SHAPES = { circle: "●", square: "■", triangle: "▲" };
-
-/** One payment's way, laid out on the screen's clock. */
-class Journey {
-  constructor(data, factor) {
-    this.payment = data.payment;
-    this.factor = factor;
-    this.began = null;
-    this.take(data);
-  }
-
-  take(data) {
-    this.state = data.state;
-    this.over = data.over;
-    const end = (hop) => hop[4] ?? hop[3] + LOST_MS / this.factor;
-    const times = new Set();
-    for (const hop of data.hops) times.add(hop[3]).add(end(hop));
-    for (const mark of data.marks) times.add(mark[2]);
-    const sorted = [...times].sort((a, b) => a - b);
-    const at = new Map();
-    let x = 0;
-    let before = sorted[0];
-    for (const time of sorted) {
-      const travelling = data.hops.some((hop) => hop[3] <= before && end(hop) >= time);
-      const step = Math.min((time - before) * this.factor, travelling ? 2 * WAIT_MAX_MS : WAIT_MAX_MS);
-      x += time > before ? Math.max(step, travelling ? STEP_MIN_MS : 0) : 0;
-      at.set(time, x);
-      before = time;
-    }
-    this.length = x;
-    this.hops = data.hops.map((hop) => {
-      const [from, to, kind] = hop;
-      return { from, to, kind, lost: hop[4] === null, x0: at.get(hop[3]), x1: at.get(end(hop)) };
-    });
-    this.marks = data.marks.map(([node, style, time, word]) => ({ node, style, word, x: at.get(time) }));
-    const open = new Map();
-    for (const { from, to, kind, lost } of this.hops) {
-      if (kind === "request" && !lost) open.set(to, (open.get(to) || 0) + 1);
-      if (kind !== "request") open.set(from, (open.get(from) || 0) - 1);
-    }
-    this.waiting = [...open].filter(([, count]) => count > 0).map(([node]) => node);
-  }
-
-  grow(data, now) {
-    const x = this.began === null ? 0 : Math.min(now - this.began, this.length);
-    this.take(data);
-    if (this.began !== null) this.began = now - x;
-  }
-
-  done(now) {
-    const beyond = now - this.began - this.length;
-    return beyond > (this.over ? LINGER_MS : WAITS_SHOWN_MS);
-  }
-}
-
-/** What travels: which journeys are played, and how each moment of them looks. */
-class Stage {
-  constructor(canvas, root) {
-    this.canvas = canvas;
-    this.context = canvas.getContext("2d");
-    this.root = root;
-    this.journeys = [];
-    this.queue = [];
-    this.lengths = [];
-    this.factor = 100;
-    this.chosen = 0;
-    this.tracks = new Map();
-    this.centres = new Map();
-    this.palette = {};
-    this.coloursDue = 0;
-    this.size = [0, 0];
-    this.sized = new ResizeObserver(([{ contentRect }]) => (this.size = [contentRect.width, contentRect.height]));
-    this.sized.observe(canvas);
-    this.onFactor = () => {};
-  }
-
-  plan(plan, paths, place) {
-    this.scale = { width: plan.width, height: plan.height };
-    this.place = place;
-    this.tracks.clear();
-    for (const [name, path] of paths) {
-      const length = path.getTotalLength();
-      const points = [];
-      for (let i = 0; i <= POINTS; i += 1) {
-        const { x, y } = path.getPointAtLength((length * i) / POINTS);
-        points.push([x, y]);
-      }
-      this.tracks.set(name, points);
-    }
-    this.centres.clear();
-    for (const [name, { box }] of Object.entries(plan.nodes)) this.centres.set(name, box);
-  }
-
-  /** The theme's colours, asked for now and then, since to ask has the page compute its styles. */
-  colours(now) {
-    if (now < this.coloursDue) return;
-    this.coloursDue = now + PALETTE_MS;
-    const style = getComputedStyle(this.root);
-    for (const name of ["--green", "--vermilion", "--purple", "--blue", "--ink", "--paper"])
-      this.palette[name] = style.getPropertyValue(name).trim();
-  }
-
-  add(data, now) {
-    const known = this.journeys.find((one) => one.payment === data.payment);
-    if (known) return known.grow(data, now);
-    const waiting = this.queue.findIndex((one) => one.payment === data.payment);
-    if (waiting >= 0) this.queue.splice(waiting, 1);
-    else this.measure(data);
-    this.queue.push(data);
-    if (this.queue.length > WAITING_MAX) this.queue.shift();
-  }
-
-  /** Learn how long payments take, and pick the factor that shows the usual one in good time. */
-  measure(data) {
-    if (!data.over || !data.hops.length) return;
-    this.lengths.push(data);
-    if (this.lengths.length > 5) this.lengths.shift();
-    const factor = this.chosen || this.fitting();
-    if (factor !== this.factor) {
-      this.factor = factor;
-      this.onFactor(factor);
-    }
-  }
-
-  fitting() {
-    const off = (factor) => {
-      const shown = this.lengths.map((data) => new Journey(data, factor).length).sort((a, b) => a - b);
-      return Math.abs(Math.log(shown[shown.length >> 1] / SHOWN_MS));
-    };
-    return FACTORS.reduce((best, factor) => (off(factor) < off(best) - 0.05 ? factor : best));
-  }
-
-  /** The network has changed: what ended before would walk through a world that is no more. */
-  forget() {
-    this.journeys = this.journeys.filter((journey) => !journey.over);
-    this.queue = this.queue.filter((data) => !data.over);
-  }
-
-  /** Draw one moment; false when nothing is left that moves. */
-  draw(now) {
-    this.colours(now);
-    const { context, canvas } = this;
-    const ratio = window.devicePixelRatio || 1;
-    const [width, height] = this.size.map((side) => Math.round(side * ratio));
-    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, width, height);
-    this.journeys = this.journeys.filter((journey) => !journey.done(now));
-    while (this.queue.length && this.journeys.length < PLAYED_MAX) {
-      const journey = new Journey(this.queue.shift(), this.factor);
-      journey.began = now;
-      this.journeys.push(journey);
-    }
-    if (!this.journeys.length || !this.scale) return false;
-    const zoom = width / this.scale.width;
-    context.setTransform(zoom, 0, 0, zoom, 0, 0);
-    for (const journey of this.journeys) this.play(journey, now - journey.began, now);
-    return true;
-  }
-
-  play(journey, x, now) {
-    const { colour, shape } = outcome(journey.state);
-    const paint = this.palette[colour];
-    for (const hop of journey.hops) {
-      if (x < hop.x0 || x >= hop.x1 + (hop.lost ? LINGER_MS : 0)) continue;
-      const share = Math.min(1, (x - hop.x0) / Math.max(1, hop.x1 - hop.x0));
-      this.message(hop, share, paint, shape, x - hop.x1);
-    }
-    for (const mark of journey.marks) {
-      const age = (x - mark.x) / MARK_MS;
-      if (age >= 0 && age < 1) this.mark(mark, age, paint);
-    }
-    if (!journey.over && x > journey.length) {
-      for (const node of journey.waiting) this.ring(node, now, paint);
-    }
-  }
-
-  track(hop) {
-    const [from, to] = [this.place(hop.from), this.place(hop.to)];
-    const there = this.tracks.get(`${from} ${to}`);
-    if (hop.kind === "request") return there;
-    const back = this.tracks.get(`${to} ${from}`);
-    return back && [...back].reverse();
-  }
-
-  message(hop, share, paint, shape, beyond) {
-    hop.track ??= this.track(hop);
-    if (!hop.track) return;
-    const { context } = this;
-    const reach = hop.lost ? 0.55 : 1;
-    const ease = share * share * (3 - 2 * share);
-    const at = (part) => {
-      const place = Math.max(0, Math.min(1, part * reach)) * POINTS;
-      const [before, rest] = [Math.floor(place), place % 1];
-      const [a, b] = [hop.track[before], hop.track[Math.min(POINTS, before + 1)]];
-      return [a[0] + (b[0] - a[0]) * rest, a[1] + (b[1] - a[1]) * rest];
-    };
-    const hollow = hop.kind !== "request";
-    context.fillStyle = context.strokeStyle = paint;
-    if (beyond < 0) {
-      for (let i = 7; i > 0; i -= 1) {
-        const [x, y] = at(ease - i * 0.028);
-        context.globalAlpha = 0.34 * (1 - i / 8);
-        context.beginPath();
-        context.arc(x, y, 3.6 * (1 - i / 11), 0, 7);
-        context.fill();
-      }
-    }
-    context.globalAlpha = beyond > 0 ? Math.max(0, 1 - beyond / LINGER_MS) : 1;
-    const [x, y] = at(ease);
-    if (hop.lost && beyond > 0) this.cross(x, y);
-    else this.shape(x, y, shape, hollow, paint);
-    context.globalAlpha = 1;
-  }
-
-  shape(x, y, shape, hollow, paint) {
-    const { context } = this;
-    context.beginPath();
-    if (shape === "square") context.rect(x - 4, y - 4, 8, 8);
-    else if (shape === "triangle") {
-      context.moveTo(x, y - 5.2);
-      context.lineTo(x + 5, y + 3.8);
-      context.lineTo(x - 5, y + 3.8);
-      context.closePath();
-    } else context.arc(x, y, 4.6, 0, 7);
-    context.lineWidth = 2;
-    context.fillStyle = hollow ? this.palette["--paper"] : paint;
-    context.strokeStyle = hollow ? paint : this.palette["--paper"];
-    if (!hollow) {
-      context.stroke();
-      context.fill();
-    } else {
-      context.fill();
-      context.stroke();
-    }
-  }
-
-  cross(x, y) {
-    const { context } = this;
-    context.strokeStyle = this.palette["--vermilion"];
-    context.lineWidth = 2.4;
-    context.lineCap = "round";
-    context.beginPath();
-    context.moveTo(x - 4.5, y - 4.5);
-    context.lineTo(x + 4.5, y + 4.5);
-    context.moveTo(x - 4.5, y + 4.5);
-    context.lineTo(x + 4.5, y - 4.5);
-    context.stroke();
-  }
-
-  /** A diamond that pops out of a node: it has written something down. */
-  mark(mark, age, paint) {
-    const box = this.centres.get(this.place(mark.node));
-    if (!box) return;
-    const { context } = this;
-    const big = mark.style === "decision";
-    const rise = Math.min(1, age * 4);
-    const reach = (big ? 8.5 : 5) * (1 + 0.5 * (1 - rise));
-    const [x, y] = [box[2] - 6, box[3]];
-    context.globalAlpha = age < 0.6 ? rise : (1 - age) / 0.4;
-    context.fillStyle = big ? this.palette["--vermilion"] : this.palette["--ink"];
-    context.strokeStyle = this.palette["--paper"];
-    context.lineWidth = 1.5;
-    context.beginPath();
-    context.moveTo(x, y - reach);
-    context.lineTo(x + reach, y);
-    context.lineTo(x, y + reach);
-    context.lineTo(x - reach, y);
-    context.closePath();
-    context.fill();
-    context.stroke();
-    if (mark.word) {
-      context.font = "600 9.5px system-ui, sans-serif";
-      context.lineWidth = 3;
-      context.lineJoin = "round";
-      context.textAlign = "right";
-      context.strokeText(mark.word, x - reach - 3, y + 3.5);
-      context.fillText(mark.word, x - reach - 3, y + 3.5);
-    }
-    context.globalAlpha = 1;
-  }
-
-  ring(node, now, paint) {
-    const box = this.centres.get(this.place(node));
-    if (!box) return;
-    const { context } = this;
-    const swell = 2 + 2 * Math.sin(now / 180);
-    context.globalAlpha = 0.75;
-    context.strokeStyle = paint;
-    context.lineWidth = 2;
-    context.beginPath();
-    context.roundRect(box[0] - swell, box[1] - swell, box[2] - box[0] + 2 * swell, box[3] - box[1] + 2 * swell, 9 + swell);
-    context.stroke();
-    context.globalAlpha = 1;
-  }
-}
 
 /** A list of things to do at a node or an edge. */
 class Menu {
@@ -374,6 +58,15 @@ class Menu {
   }
 }
 
+/** Points along a path, as far apart as each other. */
+function track(path) {
+  const length = path.getTotalLength();
+  return Array.from({ length: POINTS + 1 }, (_, i) => {
+    const { x, y } = path.getPointAtLength((length * i) / POINTS);
+    return [x, y];
+  });
+}
+
 function render({ model, el }) {
   const show = begin(model, el, "paylab-network");
   const ears = new Ears(model);
@@ -401,7 +94,7 @@ function render({ model, el }) {
   const stage = h("div", { class: "stage" }, drawing, canvas);
   const list = h("ol", { class: "list", "aria-label": "Latest payments" });
   const body = h("div", { class: "body" }, stage, h("div", { class: "side" }, h("h4", {}, "Latest payments"), list));
-  const factor = h("select", { "aria-label": "Slow motion", onchange: () => choose(Number(factor.value)) });
+  const factor = h("select", { "aria-label": "Slow motion", onchange: () => player.ask("choose", Number(factor.value)) });
   const heal = h("button", { type: "button", onclick: () => ask({ do: "break", kind: "heal" }) }, "Heal the network");
   const notice = h("span", { class: "notice", role: "status", "aria-live": "polite" });
   const legend = h("span", { class: "legend" });
@@ -413,29 +106,35 @@ function render({ model, el }) {
   el.append(banner, totals, body, foot, drawer);
 
   // What moves -------------------------------------------------------------------------------------
-  const player = new Stage(canvas, el);
-  const frames = new Frames(stage, (now) => player.draw(now));
-  el.paylab = { frames, player };
-  const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const choose = (chosen) => {
-    player.chosen = chosen;
-    player.factor = chosen || (player.lengths.length ? player.fitting() : player.factor);
-    player.onFactor(player.factor);
-  };
-  player.onFactor = (now) => {
+  const showFactor = (now) => {
+    const chosen = Number(factor.value) || 0;
     factor.replaceChildren(
-      h("option", { value: 0, selected: !player.chosen }, `auto: ×${now}`),
-      ...FACTORS.map((one) => h("option", { value: one, selected: player.chosen === one }, `×${one}`)),
+      h("option", { value: 0, selected: !chosen }, `auto: ×${now}`),
+      ...FACTORS.map((one) => h("option", { value: one, selected: chosen === one }, `×${one}`)),
     );
   };
-  player.onFactor(player.factor);
+  showFactor(100);
+  const player = new FarStage(canvas, model.get("stage"), showFactor);
+  el.paylab = { player };
+  const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  let size = [0, 0];
+  const look = () => {
+    const style = getComputedStyle(el);
+    const palette = Object.fromEntries(COLOURS.map((name) => [name, style.getPropertyValue(name).trim()]));
+    const [width, height] = size.map((side) => Math.round(side * (window.devicePixelRatio || 1)));
+    player.ask("look", { palette, width, height, visible: sight.visible });
+  };
+  const sight = new Sight(stage, look);
+  const sized = new ResizeObserver(([{ contentRect }]) => {
+    size = [contentRect.width, contentRect.height];
+    look();
+  });
+  sized.observe(canvas);
 
   // Nodes and edges --------------------------------------------------------------------------------
   const menu = new Menu(stage);
   let nodes = new Map();
   let edges = new Map();
-  let crowd = "";
-  const place = (name) => (nodes.has(name) ? name : crowd);
   const stateOf = (name) => model.get("nodes")[name]?.[0];
 
   function nodeMenu(name) {
@@ -508,15 +207,15 @@ function render({ model, el }) {
       if (text) parts.push(text);
     }
     for (const [name, about] of Object.entries(plan.nodes)) {
-      if (name.endsWith(" clients")) crowd = name;
       const node = nodeShape(name, about);
       nodes.set(name, node);
       parts.push(node.group);
     }
     drawing.replaceChildren(...parts);
-    const lines = [...edges].map(([key, edge]) => [key, edge.line]);
-    player.plan(plan, lines, place);
-    for (const [key, edge] of edges) edge.middle = player.tracks.get(key)[POINTS >> 1];
+    const tracks = [...edges].map(([key, { line }]) => [key, track(line)]);
+    for (const [key, points] of tracks) edges.get(key).middle = points[POINTS >> 1];
+    const boxes = Object.fromEntries(Object.entries(plan.nodes).map(([name, { box }]) => [name, box]));
+    player.ask("plan", { width: plan.width, tracks, boxes });
     showNodes();
     showEdges();
   }
@@ -559,15 +258,10 @@ function render({ model, el }) {
     return true;
   }
 
-  function changed() {
-    player.forget();
-    frames.wake();
-  }
-
   function showNodes() {
     for (const [name, { group, title, line, pill, about }] of nodes) {
       const [state, busy, rate, got, slow] = model.get("nodes")[name] ?? ["up", 0, 0, 0, 1];
-      if (group.dataset.state && group.dataset.state !== state) changed();
+      if (group.dataset.state && group.dataset.state !== state) player.ask("forget");
       put(group, "data-state", state);
       put(group, "aria-label", `${name}, ${about.what}, ${state}`);
       put(pill, "class", busy ? "pill busy" : "pill");
@@ -590,7 +284,7 @@ function render({ model, el }) {
       if (edge.text) write(edge.text, calls ? NUMBER.format(calls) : "");
       const said = JSON.stringify(troubles);
       if (edge.said !== said) {
-        if (edge.said) changed();
+        if (edge.said) player.ask("forget");
         edge.said = said;
         edge.trouble.replaceChildren(...signs(edge, troubles));
       }
@@ -700,9 +394,9 @@ function render({ model, el }) {
   };
   ears.on("change:ended", end);
   ears.on("msg:custom", (message) => {
-    if (message.journeys && !calm && frames.visible) {
-      for (const journey of message.journeys) player.add(journey, performance.now());
-      frames.wake();
+    if (message.journeys && !calm && sight.visible) {
+      look(); // on another screen a pixel may have another size, and a theme's colours come when they like
+      player.ask("add", message.journeys);
     }
     if (message.timeline) openTimeline(message);
   });
@@ -714,8 +408,9 @@ function render({ model, el }) {
 
   return () => {
     ears.stop();
-    frames.stop();
-    player.sized.disconnect();
+    sight.stop();
+    sized.disconnect();
+    player.close();
     menu.stop();
     clearTimeout(listDue);
     show();

@@ -49,8 +49,11 @@ class NetworkPanel(Panel):
     `rows` the latest payments, `verdict` whether every invariant holds.
     """
 
-    _esm = script("panel.js", "network_panel.js")
+    _esm = script("panel.js", "stage.js", "network_panel.js")
     _css = sheet("panel.css", "network_panel.css")
+
+    # What the page's worker runs.
+    stage = traitlets.Unicode(script("panel.js", "stage.js")).tag(sync=True)
 
     plan = traitlets.Dict().tag(sync=True)
     nodes = traitlets.Dict().tag(sync=True)

@@ -58,33 +58,21 @@ export function begin(model, el, name) {
 }
 
 /**
- * Calls draw(now) about thirty times a second, until it returns false, and only while the element is on
- * screen in a page that is shown. `wake()` starts it again. `drawn` counts, for whoever measures.
+ * Calls draw(now) about thirty times a second, until it returns false, and only while it is seen. `wake()`
+ * starts it again. `drawn` counts, for whoever measures.
  */
-export class Frames {
-  constructor(element, draw) {
+export class Pace {
+  constructor(draw) {
     this.draw = draw;
     this.drawn = 0;
-    this.onScreen = true;
+    this.visible = true;
     this.asked = false;
     this.due = 0;
-    this.observer = new IntersectionObserver((entries) => {
-      this.onScreen = entries[entries.length - 1].isIntersecting;
-      this.wake();
-    });
-    this.observer.observe(element);
-    this.shown = () => this.wake();
-    document.addEventListener("visibilitychange", this.shown);
-    // A canvas keeps the colours of the theme that it was drawn in.
-    this.themes = new MutationObserver(() => {
-      this.wake();
-      setTimeout(this.shown, THEME_MS);
-    });
-    this.themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
   }
 
-  get visible() {
-    return this.onScreen && !document.hidden;
+  see(visible) {
+    this.visible = visible;
+    this.wake();
   }
 
   wake() {
@@ -105,9 +93,49 @@ export class Frames {
   stop() {
     cancelAnimationFrame(this.request);
     this.asked = true;
+  }
+}
+
+/** Calls changed() when an element comes on screen or leaves it, and when the theme changes. */
+export class Sight {
+  constructor(element, changed) {
+    this.onScreen = true;
+    this.observer = new IntersectionObserver((entries) => {
+      this.onScreen = entries[entries.length - 1].isIntersecting;
+      changed();
+    });
+    this.observer.observe(element);
+    this.changed = changed;
+    document.addEventListener("visibilitychange", changed);
+    // A canvas keeps the colours of the theme that it was drawn in.
+    this.themes = new MutationObserver(() => {
+      changed();
+      setTimeout(changed, THEME_MS);
+    });
+    this.themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
+  }
+
+  get visible() {
+    return this.onScreen && !document.hidden;
+  }
+
+  stop() {
     this.observer.disconnect();
     this.themes.disconnect();
-    document.removeEventListener("visibilitychange", this.shown);
+    document.removeEventListener("visibilitychange", this.changed);
+  }
+}
+
+/** A pace for what is drawn on an element of this page. */
+export class Frames extends Pace {
+  constructor(element, draw) {
+    super(draw);
+    this.sight = new Sight(element, () => this.see(this.sight.visible));
+  }
+
+  stop() {
+    super.stop();
+    this.sight.stop();
   }
 }
 
