@@ -14,6 +14,8 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from playwright.sync_api import Locator, Page, expect
 
+from paylab.lab.panels.panel import script
+
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / os.environ.get("PAYLAB_SCREENSHOTS", "build/screenshots")
 # Other jobs load the machine.
@@ -277,6 +279,26 @@ def test_payments_travel_without_a_worker(lack: str, page: Page, open_cells: Ope
         }""",
         timeout=PATIENCE_MS,
     )
+
+
+# A pace under the beats of a screen, none of which comes on time; returns what lies between its frames in ms.
+FRAMES = """async ([source, hertz]) => {
+  const address = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
+  const { Pace } = await import(address);
+  const times = [], pace = new Pace(now => { times.push(now) });
+  pace.wake = () => {};
+  for (let beat = 0; beat < 20 * hertz; beat += 1) pace.beat(1000 * beat / hertz + 2 * Math.sin(beat));
+  return times.slice(1).map((time, at) => time - times[at]);
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("hertz", [60, 75, 120, 144])
+def test_frames_come_evenly(hertz: int, page: Page) -> None:
+    """Thirty a second, and hardly one of them late, however often a screen is drawn."""
+    took_ms = sorted(page.evaluate(FRAMES, [script("panel.js"), hertz]))
+    assert 30 <= 1000 / (sum(took_ms) / len(took_ms)) < 36
+    assert took_ms[int(0.95 * len(took_ms))] < 45
 
 
 @pytest.mark.browser
