@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from paylab.core.effects import Append, CommitRecord, EndRecord, ResolvedRecord, SavedRecord
 from paylab.core.messages import Txn
-from paylab.nodes.batching import Batcher
+from paylab.nodes.batching import UNHURRIED_S, Batcher
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
 from paylab.nodes.statements import Statement
@@ -66,7 +66,7 @@ class CommitLog:
         self._store = host.store("coordinator")
         # A payment waits for what is forced, and nobody for the rest, which must not make it wait.
         self._forced: Batcher[Append, None] = Batcher(self._write, spawn=host.spawn)
-        self._rest: Batcher[Append, None] = Batcher(self._write, spawn=host.spawn)
+        self._rest: Batcher[Append, None] = Batcher(self._write, spawn=host.spawn, pause_s=UNHURRIED_S)
 
     async def create_tables(self) -> None:
         """Create what is missing."""

@@ -18,7 +18,7 @@ from paylab.core.effects import Append, Effect, Reply, Send, SetTimer, TimerKind
 from paylab.core.messages import Answer, Decide, Inquire, Outcome, Prepare, Txn
 from paylab.errors import PaylabError
 from paylab.nodes import wire
-from paylab.nodes.batching import Batcher
+from paylab.nodes.batching import PAUSE_S, UNHURRIED_S, Batcher
 from paylab.nodes.commit_log import CommitLog
 from paylab.nodes.events import Kind
 from paylab.nodes.host import Host
@@ -291,7 +291,10 @@ class CoordinatorNode(Node, pb_grpc.CoordinatorServicer):
                 Decide: self._send_decides,
                 Inquire: self._send_inquiries,
             }
-            self._batchers[bank, kind] = Batcher(partial(sends[kind], bank), spawn=self.host.spawn)
+            pause_s = UNHURRIED_S if kind is Decide else PAUSE_S
+            self._batchers[bank, kind] = Batcher(
+                partial(sends[kind], bank), spawn=self.host.spawn, pause_s=pause_s
+            )
         return self._batchers[bank, kind]
 
     def _bank(self) -> "bank_pb2_grpc.BankAsyncStub":

@@ -28,6 +28,7 @@ from sqlalchemy import (
 from paylab.core.backoff import full_jitter
 from paylab.errors import Overloaded
 from paylab.nodes import wire
+from paylab.nodes.batching import UNHURRIED_S
 from paylab.nodes.host import Host
 from paylab.nodes.statements import Statement
 from paylab.nodes.store import Store
@@ -106,28 +107,28 @@ class OutboxPump:
             await self._filled.wait()
             self._filled.clear()
             rows = await self._store.run(self._read)
-            while rows:
-                try:
-                    await self._send([row.payload for row in rows])
-                except grpc.aio.AioRpcError as failure:
-                    failures += 1
-                    backoff_s = full_jitter(
-                        failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng
-                    )
-                    # What was written down must arrive: there is no deadline, and no error to give up for.
-                    error = wire.status_to_error(failure)
-                    asked_s = error.pushback_s if isinstance(error, Overloaded) else 0.0
-                    await self._host.sleep(asked_s + backoff_s)
-                    # What has come meanwhile goes along.
-                    rows = await self._store.run(self._read)
-                else:
-                    failures = 0
-                    rows = await self._store.run(partial(self._next, last=rows[-1].seq))
+            if not rows:
+                continue
+            try:
+                await self._send([row.payload for row in rows])
+            except grpc.aio.AioRpcError as failure:
+                failures += 1
+                backoff_s = full_jitter(failures, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S, rng=self._host.rng)
+                # What was written down must arrive: there is no deadline, and no error to give up for.
+                error = wire.status_to_error(failure)
+                asked_s = error.pushback_s if isinstance(error, Overloaded) else 0.0
+                await self._host.sleep(asked_s + backoff_s)
+                self._filled.set()
+            else:
+                failures = 0
+                await self._store.run(partial(self._drop, last=rows[-1].seq))
+                if len(rows) == BATCH_MAX:
+                    self._filled.set()
+                elif self._filled.is_set():  # more is about to come
+                    await self._host.sleep(UNHURRIED_S)
 
-    def _next(self, connection: Connection, *, last: int) -> Sequence[Any]:
-        """Drop what has been sent, and read what comes after it, in one transaction."""
+    def _drop(self, connection: Connection, *, last: int) -> None:
         self._sent.run(connection, [{"last": last}])
-        return self._read(connection)
 
     def _read(self, connection: Connection) -> Sequence[Any]:
         return self._oldest.rows(connection, {})

@@ -64,6 +64,7 @@ def test_it_looks_at_the_last_while_only(busy: Lab) -> None:
 
 def test_failures_and_latencies_show_who_is_ill(busy: Lab) -> None:
     """Calls to a slow server take longer, and calls that are lost fail."""
+    busy.advance("10 s")  # those before it was slow
     busy.inject([faults.at(0, faults.slow("boreal-1", 30))]).result()
     for _ in range(6):
         busy.client("alice").pay("boreal/bob", "1.00 EUR")

@@ -79,6 +79,24 @@ def test_a_busy_sender_pauses_and_a_quiet_one_does_not() -> None:
     asyncio.run(run())
 
 
+def test_a_busy_sender_pauses_as_long_as_it_is_told() -> None:
+    """Between the call during which others came and theirs."""
+
+    async def calls(pause_s: float) -> list[list[int]]:
+        receiver = Receiver()
+        batcher = Batcher(receiver.send, spawn=spawn, pause_s=pause_s)
+        batcher.submit(0)
+        await receiver.started.wait()
+        batcher.submit(1)
+        receiver.gate.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return receiver.calls
+
+    assert asyncio.run(calls(0.0)) == [[0], [1]]
+    assert asyncio.run(calls(3600.0)) == [[0]]
+
+
 def test_overlapping_calls_wait_for_nobody() -> None:
     """What is submitted at one moment goes together, and what comes later does not wait for its answer."""
 

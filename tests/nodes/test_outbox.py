@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 import grpc
 from sqlalchemy import MetaData, func, select
 
+from paylab.nodes.batching import UNHURRIED_S
 from paylab.nodes.events import Recorder
 from paylab.nodes.host import Host
 from paylab.nodes.outbox import BATCH_MAX, OutboxPump, outbox_table, put
@@ -93,6 +94,25 @@ def test_a_batch_has_a_limit() -> None:
     receiver = Receiver()
     asyncio.run(pumped(receiver, [("log", b"%d" % n) for n in range(2 * BATCH_MAX + 5)]))
     assert [len(batch) for batch in receiver.received] == [BATCH_MAX, BATCH_MAX, 5]
+
+
+class SlowReceiver(Receiver):
+    """Others come before it has answered."""
+
+    async def send(self, payloads: list[bytes]) -> None:
+        await super().send(payloads)
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+def test_a_busy_pump_pauses_and_a_quiet_one_does_not() -> None:
+    """Nobody waits for it, so rows that come in a row leave in few calls; a backlog leaves at once."""
+    host = asyncio.run(pumped(Receiver(), [("log", b"%d" % n) for n in range(BATCH_MAX + 5)]))
+    assert host.slept == []
+    receiver = SlowReceiver()
+    host = asyncio.run(pumped(receiver, [("log", b"first")], more=3))
+    assert set(host.slept) == {UNHURRIED_S}
+    assert [p for batch in receiver.received for p in batch] == [b"first", b"more 0", b"more 1", b"more 2"]
 
 
 def test_a_lost_request_is_sent_again() -> None:

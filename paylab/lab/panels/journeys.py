@@ -19,7 +19,7 @@ from paylab.nodes.wire import HOUSEKEEPING
 BURST = 4
 SPACING_S = 0.5
 # A payment is told when its answer is this old, by when its banks have usually heard the decision.
-AFTERMATH_S = 0.12
+AFTERMATH_S = 0.25
 # One that has no answer after this long is told as far as it has come, and again as often while it goes on.
 TROUBLE_S = 0.6
 # A payment of which nothing was heard for so long has come to rest wherever it is.
