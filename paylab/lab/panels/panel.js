@@ -96,7 +96,7 @@ export class Pace {
   }
 }
 
-/** Calls changed() when an element comes on screen or leaves it, and when the theme changes. */
+/** Whether an element can be seen. Calls changed() when that changes, and when the theme does. */
 export class Sight {
   constructor(element, changed) {
     this.onScreen = true;

@@ -16,6 +16,9 @@ const WAITS_SHOWN_MS = 8000;
 // Each edge is so many straight pieces.
 export const POINTS = 64;
 
+// What a worker says once it can take the canvas.
+const READY = "ready";
+
 const OUTCOMES = {
   COMMITTED: { colour: "--green", shape: "circle", word: "committed" },
   DECLINED: { colour: "--vermilion", shape: "square", word: "declined" },
@@ -332,9 +335,6 @@ class Stage {
     context.globalAlpha = 1;
   }
 }
-
-
-const READY = "ready";
 
 /**
  * A stage that a worker plays on the canvas, so that the page has nothing to draw and to hand on thirty times
